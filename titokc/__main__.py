@@ -1,0 +1,6 @@
+"""`python -m titokc`."""
+
+from titokc.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The one interface that every tokenizer fills; codec, trainer and benchmark know no model by name.
+
+Shape legend, here and in all of `titokc.models`:
+B batch, S side of the (square) input in pixels, K tokens, V codebook size, P patches, D width.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Tokenizer(nn.Module, ABC):
+    """Images [B, 3, S, S] <-> token indices [B, K].
+
+    Attributes that a subclass sets in its constructor, from its configuration:
+        image_size: S, the side in pixels of the square images it sees.
+        codebook_size: V; indices are in 0..V-1.
+        min_tokens, max_tokens: the counts K that `encode` makes. Equal for a fixed-length tokenizer.
+        nested: True if the first k tokens of a longer code are themselves a valid code of the image,
+            for every min_tokens <= k <= max_tokens (tail token drop).
+    """
+
+    image_size: int
+    codebook_size: int
+    min_tokens: int
+    max_tokens: int
+    nested: bool
+
+    @property
+    def bits_per_index(self) -> int:
+        """Bits that hold one index: ceil(log2(V))."""
+        return (self.codebook_size - 1).bit_length()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @abstractmethod
+    def encode(self, images: Tensor, tokens: int | None = None) -> Tensor:
+        """RGB float images [B, 3, S, S] in [0, 1] -> int64 indices [B, K] in 0..V-1.
+
+        K is `tokens` (default `max_tokens`), within min_tokens..max_tokens. Runs in float32 whatever
+        the autocast state around it, so that tokens do not depend on the decoder's precision.
+        """
+
+    @abstractmethod
+    def decode(self, indices: Tensor) -> Tensor:
+        """int64 indices [B, k], 1 <= k <= max_tokens -> float32 RGB [B, 3, S, S], nominally in [0, 1] (not clamped)."""
