@@ -5,9 +5,23 @@ B batch, S side of the (square) input in pixels, K tokens, V codebook size, P pa
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What one differentiable pass through a tokenizer gives the trainer.
+
+    images: float32 RGB [B, 3, S, S]. indices: int64 [B, K]. quantizer_loss: scalar, codebook and
+    commitment terms of the quantiser (zero where it has none).
+    """
+
+    images: Tensor
+    indices: Tensor
+    quantizer_loss: Tensor
 
 
 class Tokenizer(nn.Module, ABC):
@@ -47,3 +61,10 @@ class Tokenizer(nn.Module, ABC):
     @abstractmethod
     def decode(self, indices: Tensor) -> Tensor:
         """int64 indices [B, k], 1 <= k <= max_tokens -> float32 RGB [B, 3, S, S], nominally in [0, 1] (not clamped)."""
+
+    @abstractmethod
+    def forward(self, images: Tensor, tokens: int | Tensor | None = None) -> Reconstruction:
+        """The training pass: `decode(encode(images))` with straight-through gradients at the quantiser.
+
+        `tokens`: how many tokens to keep, one count for all or int64 [B] for tail token drop.
+        """
