@@ -1,0 +1,486 @@
+"""The `.tok` container: a header and token indices <-> bytes, as formats/tok-v1.md prescribes.
+
+It knows bytes, not tensors: `titokc.codec` joins it with a model, `titokc.models` makes and reads the indices.
+Indices are one flat sequence in file order: token 0 of every tile (tiles row by row), token 1 of every tile, and
+so on, so that any prefix is a poorer picture of the whole image.
+"""
+
+import base64
+import binascii
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from bitarray import bitarray
+from bitarray.util import ba2int, int2ba
+
+from titokc.errors import ContainerError, LimitExceededError, UsageError
+
+MAGIC = b"\xf5tok"
+SUFFIX = ".tok"
+MIME_TYPE = "image/x-titokc"
+VERSION = 1
+FINGERPRINT_SIZE = 2
+CUSTOM_MODEL_ID = 0
+
+FIXED_HEADER_SIZE = 9
+DEFAULT_SIDE = 256
+MAX_SIDE = 65_536
+MAX_GRID = 256
+MAX_TOKENS_PER_TILE = 256
+MAX_BITS_PER_INDEX = 16
+# Up to this length the CRC-16 finds every 1-, 2- and 3-bit error; longer files carry a CRC-32.
+SHORT_FILE_SIZE = 4_095
+# No valid file is longer: a caller that reads untrusted files can stop here.
+MAX_FILE_SIZE = FIXED_HEADER_SIZE + 7 + MAX_GRID * MAX_GRID * MAX_TOKENS_PER_TILE * MAX_BITS_PER_INDEX // 8 + 4
+
+_SIDE_BITS = (0, 8, 12, 16)
+_RESERVED_FLAGS = 0b11
+_RESERVED_CUSTOM = 0b0111_0000
+
+
+class MagicError(ContainerError):
+    """The data does not start with the magic number."""
+
+
+class VersionError(ContainerError):
+    """The format version is not one that this reader knows."""
+
+
+class ReservedBitsError(ContainerError):
+    """A bit that must be zero is set."""
+
+
+class UnknownModelError(ContainerError):
+    """The model id is not in the table of known models."""
+
+
+class TokenCountError(ContainerError):
+    """The model cannot have made this number of tokens per tile."""
+
+
+class NonCanonicalError(ContainerError):
+    """A field is stored in a longer form than its value needs; each content has one valid encoding."""
+
+
+class GridError(ContainerError):
+    """There are more rows or columns of tiles than pixels."""
+
+
+class TruncatedError(ContainerError):
+    """The data ends before the header says it should."""
+
+
+class TrailingDataError(ContainerError):
+    """The data goes on after the header says it should end."""
+
+
+class ChecksumError(ContainerError):
+    """The checksum does not match the bytes before it."""
+
+
+class PaddingError(ContainerError):
+    """The bits that fill the payload's last byte are not zero."""
+
+
+class TextError(ContainerError):
+    """The text is not unpadded base64url in its one valid form."""
+
+
+class KnownModel(NamedTuple):
+    """One row of the append-only id table (formats/ids.json is the normative copy).
+
+    min_tokens, max_tokens: the counts per tile that an encoder makes. nested: the first k tokens are a valid code
+    too. image_size: side in pixels of the square that one tile is scaled to.
+    """
+
+    id: int
+    name: str
+    bits_per_index: int
+    min_tokens: int
+    max_tokens: int
+    nested: bool
+    image_size: int
+
+
+KNOWN_MODELS: dict[int, KnownModel] = {
+    row.id: row
+    for row in (
+        KnownModel(1, "nano-1", 12, 32, 128, True, 256),
+        KnownModel(2, "titok-l-32", 12, 32, 32, False, 256),
+        KnownModel(3, "titok-b-64", 12, 64, 64, False, 256),
+        KnownModel(4, "titok-s-128", 12, 128, 128, False, 256),
+        KnownModel(5, "titok-bl-64", 13, 64, 64, False, 256),
+        KnownModel(6, "titok-bl-128", 13, 128, 128, False, 256),
+        KnownModel(7, "titok-sl-256", 13, 256, 256, False, 256),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a reader accepts before anything is allocated: pixels, pixels a side, indices in all tiles together."""
+
+    max_pixels: int = 89_478_485
+    max_side: int = 16_384
+    max_indices: int = 1 << 20
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Header:
+    """Everything a `.tok` file says besides its indices.
+
+    width, height: the original picture's, 1..65536 pixels. rows, columns: the tile grid, 1..256 each, never more
+    than pixels. tokens_per_tile: 1..256. bits_per_index: 1..16, the table's for a known model. model_id: 0 (custom)
+    or a key of `KNOWN_MODELS`. fingerprint: the first FINGERPRINT_SIZE bytes of the weights' SHA-256 fingerprint.
+    nested: whether the first k tokens are a valid code too; None means the table's for a known model and False for a
+    custom one.
+    """
+
+    width: int
+    height: int
+    rows: int
+    columns: int
+    tokens_per_tile: int
+    bits_per_index: int
+    model_id: int
+    fingerprint: bytes
+    nested: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.nested is None:
+            known = KNOWN_MODELS.get(self.model_id)
+            object.__setattr__(self, "nested", known is not None and known.nested)
+
+    @property
+    def tiles(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def model(self) -> str:
+        """The known model's name, or "custom"."""
+        known = KNOWN_MODELS.get(self.model_id)
+        return known.name if known else "custom"
+
+    @property
+    def payload_bytes(self) -> int:
+        return _payload_size(self.tiles * self.tokens_per_tile, self.bits_per_index)
+
+
+def pack(header: Header, indices: Sequence[int]) -> bytes:
+    """The one valid file of this content. `indices`: tiles * tokens_per_tile of them, in file order, each below
+    2 ** bits_per_index. Raises UsageError for what the format cannot hold."""
+    _check_writable(header)
+    expected = header.tiles * header.tokens_per_tile
+    if len(indices) != expected:
+        raise UsageError(
+            f"{len(indices)} indices for {header.tiles} tiles of {header.tokens_per_tile} tokens: expected {expected}"
+        )
+    body = _pack_header(header) + pack_bare(indices, header.bits_per_index)
+    return body + _checksum(body)
+
+
+def unpack(data: bytes, *, partial: bool = False, limits: Limits = DEFAULT_LIMITS) -> tuple[Header, list[int]]:
+    """A whole file -> its header and its indices in file order.
+
+    With `partial`, data that was cut short anywhere after its header is accepted too: the largest k such that all
+    tiles have their first k tokens is kept, and the header returned has `tokens_per_tile` = k (`read_header` says how
+    many were declared). The checksum of a cut file is gone, so that its tokens are unchecked. A file that is whole is
+    checked in full all the same.
+
+    Raises a ContainerError of this module for the first broken rule, LimitExceededError beyond `limits`.
+    """
+    header, start = _parse(data, partial=partial, limits=limits)
+    if _is_cut(data, header, start):
+        header = replace(header, tokens_per_tile=_whole_tokens(data, header, start))
+    payload = data[start : start + header.payload_bytes]
+    return header, _unpack_bits(payload, header.bits_per_index, header.tiles * header.tokens_per_tile)
+
+
+def read_header(data: bytes, *, partial: bool = False, limits: Limits = DEFAULT_LIMITS) -> Header:
+    """The header as declared, after every check that `unpack` makes, without unpacking the indices."""
+    return _parse(data, partial=partial, limits=limits)[0]
+
+
+def truncate(data: bytes, tokens_per_tile: int, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """The valid smaller file that keeps the first `tokens_per_tile` tokens of every tile.
+
+    Raises UsageError where there are not so many, and for models whose codes are not nested.
+    """
+    header, indices = unpack(data, limits=limits)
+    if tokens_per_tile == header.tokens_per_tile:
+        return data
+    if not header.nested:
+        raise UsageError(
+            f"cannot truncate a file of {header.model}: its {header.tokens_per_tile} tokens are one code, "
+            "the first of them alone are not a poorer picture"
+        )
+    if not 1 <= tokens_per_tile <= header.tokens_per_tile:
+        raise UsageError(
+            f"cannot truncate to {tokens_per_tile} tokens per tile: "
+            f"the file has {header.tokens_per_tile}, and at least 1 must stay"
+        )
+    return pack(replace(header, tokens_per_tile=tokens_per_tile), indices[: header.tiles * tokens_per_tile])
+
+
+def file_size(header: Header) -> int:
+    """Bytes of the whole file that `pack` would make: header, payload and checksum."""
+    _check_writable(header)
+    body = len(_pack_header(header)) + header.payload_bytes
+    return body + _checksum_size(body)
+
+
+def pack_bare(indices: Sequence[int], bits_per_index: int) -> bytes:
+    """The payload alone: indices, most significant bit first, one after another, zero bits up to a whole byte."""
+    _check_range("bits_per_index", bits_per_index, MAX_BITS_PER_INDEX)
+    bits = bitarray(endian="big")
+    for position, index in enumerate(indices):
+        if not 0 <= index < 1 << bits_per_index:
+            raise UsageError(f"index {index} at position {position} does not fit into {bits_per_index} bits")
+        bits.extend(int2ba(int(index), bits_per_index, endian="big"))
+    return bits.tobytes()
+
+
+def unpack_bare(data: bytes, bits_per_index: int, count: int | None = None) -> list[int]:
+    """The payload alone -> its `count` indices; without a count, as many as the bytes hold.
+
+    Below 8 bits an index a length can mean several counts: then UsageError asks for the count.
+    """
+    _check_range("bits_per_index", bits_per_index, MAX_BITS_PER_INDEX)
+    if count is None:
+        count = len(data) * 8 // bits_per_index
+        if count and _payload_size(count - 1, bits_per_index) == len(data):
+            raise UsageError(
+                f"{len(data)} bytes can hold {count} or fewer indices of {bits_per_index} bits: say how many"
+            )
+    expected = _payload_size(count, bits_per_index)
+    _check_length("bare payload", len(data), expected)
+    _check_padding(data, count * bits_per_index)
+    return _unpack_bits(data, bits_per_index, count)
+
+
+def to_text(data: bytes) -> str:
+    """Bytes (a bare payload, or a whole file) -> base64url text without padding, for a URL or a QR code."""
+    return base64.urlsafe_b64encode(data).decode("ascii").rstrip("=")
+
+
+def from_text(text: str) -> bytes:
+    """What `to_text` made -> the bytes; refuses any other spelling of the same bytes."""
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars="-_", validate=True)
+    except ValueError as error:
+        raise TextError(f"base64url text of {len(text)} characters: {error}") from None
+    if to_text(data) != text:
+        raise TextError(f"base64url text of {len(text)} characters: padding or unused bits in {text[-4:]!r}")
+    return data
+
+
+def _parse(data: bytes, *, partial: bool, limits: Limits) -> tuple[Header, int]:
+    """Checks everything; gives the declared header and where the payload starts."""
+    header, start = _parse_header(data)
+    body = start + header.payload_bytes
+    expected = body + _checksum_size(body)
+    if not (partial and len(data) < expected):
+        _check_length("file", len(data), expected)
+        found, computed = data[body:], _checksum(data[:body])
+        if found != computed:
+            raise ChecksumError(f"checksum at byte {body}: found {found.hex()}, expected {computed.hex()}")
+    if len(data) >= body:
+        _check_padding(data[:body], start * 8 + header.tiles * header.tokens_per_tile * header.bits_per_index)
+    _check_limits(header, limits)
+    return header, start
+
+
+def _parse_header(data: bytes) -> tuple[Header, int]:
+    if data[:4] != MAGIC:
+        raise MagicError(f"not a .tok file: it starts with {data[:4].hex(' ') or 'nothing'}, expected {MAGIC.hex(' ')}")
+    flags, model_id, last_token = _take(data, 4, 3)
+    if flags >> 5 != VERSION:
+        raise VersionError(f"format version at byte 4: found {flags >> 5}, expected {VERSION}")
+    if flags & _RESERVED_FLAGS:
+        raise ReservedBitsError(f"reserved bits at byte 4: found {flags & _RESERVED_FLAGS:02b}, expected 00")
+    tokens = last_token + 1
+    fingerprint = _take(data, 7, FINGERPRINT_SIZE)
+    at = FIXED_HEADER_SIZE
+
+    known = KNOWN_MODELS.get(model_id)
+    if known:
+        bits_per_index, nested = known.bits_per_index, known.nested
+    elif model_id == CUSTOM_MODEL_ID:
+        (code,) = _take(data, at, 1)
+        if code & _RESERVED_CUSTOM:
+            raise ReservedBitsError(f"reserved bits at byte {at}: found {code >> 4 & 7:03b}, expected 000")
+        bits_per_index, nested = (code & 0x0F) + 1, code >> 7 == 1
+        at += 1
+    else:
+        raise UnknownModelError(
+            f"model id at byte 5: found {model_id}, expected 0..{max(KNOWN_MODELS)}; a newer titokc may know it"
+        )
+    if known and not _fewest_tokens(known) <= tokens <= known.max_tokens:
+        raise TokenCountError(
+            f"tokens per tile at byte 6: found {tokens}, "
+            f"expected {_fewest_tokens(known)}..{known.max_tokens} for {known.name}"
+        )
+
+    width = height = DEFAULT_SIDE
+    size_class = flags >> 3 & 3
+    if size_class:
+        side_bits = _SIDE_BITS[size_class]
+        sides = int.from_bytes(_take(data, at, side_bits // 4), "big")
+        width, height = (sides >> side_bits) + 1, (sides & (1 << side_bits) - 1) + 1
+        if _size_class(width, height) != size_class:
+            raise NonCanonicalError(f"{width}x{height} at byte {at}: found {side_bits} bits a side, fewer hold it")
+        at += side_bits // 4
+
+    rows = columns = 1
+    if flags >> 2 & 1:
+        rows, columns = (side + 1 for side in _take(data, at, 2))
+        if rows == columns == 1:
+            raise NonCanonicalError(f"grid at byte {at}: found 1x1, which is stored as no grid")
+        if rows > height or columns > width:
+            raise GridError(
+                f"grid at byte {at}: found {rows} rows and {columns} columns, "
+                f"expected at most one for each of {height} and {width} pixels"
+            )
+        at += 2
+    return Header(width, height, rows, columns, tokens, bits_per_index, model_id, fingerprint, nested), at
+
+
+def _pack_header(header: Header) -> bytes:
+    size_class = _size_class(header.width, header.height)
+    tiled = header.tiles > 1
+    flags = VERSION << 5 | size_class << 3 | tiled << 2
+    out = MAGIC + bytes((flags, header.model_id, header.tokens_per_tile - 1)) + header.fingerprint
+    if header.model_id == CUSTOM_MODEL_ID:
+        out += bytes((bool(header.nested) << 7 | header.bits_per_index - 1,))
+    if size_class:
+        side_bits = _SIDE_BITS[size_class]
+        out += (header.width - 1 << side_bits | header.height - 1).to_bytes(side_bits // 4, "big")
+    if tiled:
+        out += bytes((header.rows - 1, header.columns - 1))
+    return out
+
+
+def _take(data: bytes, at: int, count: int) -> bytes:
+    field = data[at : at + count]
+    if len(field) < count:
+        raise TruncatedError(f"the header is cut short: found {len(data)} bytes, expected at least {at + count}")
+    return field
+
+
+def _size_class(width: int, height: int) -> int:
+    """The one way to store a size: 0 not at all (256x256), else the fewest bits that hold both sides less one."""
+    if width == height == DEFAULT_SIDE:
+        return 0
+    longest = max(width, height)
+    return 1 if longest <= 1 << _SIDE_BITS[1] else 2 if longest <= 1 << _SIDE_BITS[2] else 3
+
+
+def _fewest_tokens(known: KnownModel) -> int:
+    """A nested model's file may have been truncated to a single token; the others have one length."""
+    return 1 if known.nested else known.min_tokens
+
+
+def _payload_size(count: int, bits_per_index: int) -> int:
+    return (count * bits_per_index + 7) // 8
+
+
+def _checksum_size(body_size: int) -> int:
+    return 2 if body_size + 2 <= SHORT_FILE_SIZE else 4
+
+
+def _checksum(body: bytes) -> bytes:
+    if _checksum_size(len(body)) == 2:
+        return binascii.crc_hqx(body, 0xFFFF).to_bytes(2, "big")
+    return zlib.crc32(body).to_bytes(4, "big")
+
+
+def _is_cut(data: bytes, header: Header, start: int) -> bool:
+    return len(data) < start + header.payload_bytes
+
+
+def _whole_tokens(data: bytes, header: Header, start: int) -> int:
+    """The largest k such that all tiles have their first k tokens in cut data."""
+    tokens = (len(data) - start) * 8 // (header.tiles * header.bits_per_index)
+    if not tokens:
+        needed = _payload_size(header.tiles, header.bits_per_index)
+        raise TruncatedError(
+            f"no token of every tile is left: found {len(data) - start} payload bytes, needed {needed}"
+        )
+    return tokens
+
+
+def _unpack_bits(payload: bytes, bits_per_index: int, count: int) -> list[int]:
+    bits = bitarray(endian="big")
+    bits.frombytes(payload)
+    return [ba2int(bits[at : at + bits_per_index]) for at in range(0, count * bits_per_index, bits_per_index)]
+
+
+def _check_length(what: str, found: int, expected: int) -> None:
+    if found < expected:
+        raise TruncatedError(f"{what} is cut short: found {found} bytes, expected {expected}")
+    if found > expected:
+        raise TrailingDataError(f"{what} is too long: found {found} bytes, expected {expected}")
+
+
+def _check_padding(data: bytes, used_bits: int) -> None:
+    """`data` ends with the payload; `used_bits` of it, from its start, mean something."""
+    padding = -used_bits % 8
+    if padding and data[-1] & (1 << padding) - 1:
+        raise PaddingError(
+            f"padding bits at byte {len(data) - 1}: "
+            f"found {data[-1] & (1 << padding) - 1:0{padding}b}, expected {'0' * padding}"
+        )
+
+
+def _check_limits(header: Header, limits: Limits) -> None:
+    if max(header.width, header.height) > limits.max_side:
+        raise LimitExceededError(
+            f"the header declares {header.width}x{header.height} pixels; the limit is {limits.max_side} a side"
+        )
+    if header.width * header.height > limits.max_pixels:
+        raise LimitExceededError(
+            f"the header declares {header.width}x{header.height} = {header.width * header.height} pixels; "
+            f"the limit is {limits.max_pixels}"
+        )
+    if header.tiles * header.tokens_per_tile > limits.max_indices:
+        raise LimitExceededError(
+            f"the header declares {header.tiles} tiles of {header.tokens_per_tile} tokens; "
+            f"the limit is {limits.max_indices} in all"
+        )
+
+
+def _check_range(name: str, value: int, largest: int) -> None:
+    if not 1 <= value <= largest:
+        raise UsageError(f"{name} is {value}, expected 1..{largest}")
+
+
+def _check_writable(header: Header) -> None:
+    """UsageError for a header that the format cannot hold."""
+    _check_range("width", header.width, MAX_SIDE)
+    _check_range("height", header.height, MAX_SIDE)
+    _check_range("rows", header.rows, min(MAX_GRID, header.height))
+    _check_range("columns", header.columns, min(MAX_GRID, header.width))
+    _check_range("tokens_per_tile", header.tokens_per_tile, MAX_TOKENS_PER_TILE)
+    _check_range("bits_per_index", header.bits_per_index, MAX_BITS_PER_INDEX)
+    if len(header.fingerprint) != FINGERPRINT_SIZE:
+        raise UsageError(f"fingerprint of {len(header.fingerprint)} bytes, expected the first {FINGERPRINT_SIZE}")
+    if header.model_id == CUSTOM_MODEL_ID:
+        return
+    known = KNOWN_MODELS.get(header.model_id)
+    if known is None:
+        raise UsageError(f"model id {header.model_id} is not in the table, expected 0..{max(KNOWN_MODELS)}")
+    if (header.bits_per_index, header.nested) != (known.bits_per_index, known.nested):
+        raise UsageError(
+            f"{known.name} has {known.bits_per_index} bits per index and nested {known.nested}; "
+            f"the header says {header.bits_per_index} and {header.nested}"
+        )
+    if not _fewest_tokens(known) <= header.tokens_per_tile <= known.max_tokens:
+        raise UsageError(
+            f"{header.tokens_per_tile} tokens per tile, "
+            f"expected {_fewest_tokens(known)}..{known.max_tokens} for {known.name}"
+        )
