@@ -17,6 +17,12 @@ class InputError(TitokcError):
     exit_code = 1
 
 
+class OutputError(TitokcError):
+    """An output could not be written: it exists, the disk is full, the folder is read-only."""
+
+    exit_code = 1
+
+
 class UsageError(TitokcError):
     """What was asked for makes no sense: a token count that the model lacks, an impossible budget."""
 

@@ -1,0 +1,57 @@
+"""Whole files in, whole files out: typed errors for reading, and writing that is all or nothing."""
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from titokc.errors import InputError, OutputError
+
+
+def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The file's bytes; of a longer file only the first `limit` + 1, which is enough to refuse it."""
+    try:
+        with Path(path).open("rb") as stream:
+            return stream.read(limit + 1)
+    except OSError as error:
+        raise InputError(f"cannot be read: {reason(error)}") from error
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes `path` so that it holds either all of `data` or what it held before, whatever happens in between.
+
+    The bytes go to a new file in the same folder, reach the disk, and then take the name. Missing folders are made.
+    Raises OutputError; after any exception (KeyboardInterrupt too) the new file is gone.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:64]}.", suffix=".part", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).chmod(_mode_of(path))
+            Path(temporary).replace(path)
+        except BaseException:
+            with suppress(OSError):
+                Path(temporary).unlink()
+            raise
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {reason(error)}") from error
+
+
+def reason(error: OSError) -> str:
+    """What the system said, without the path that the caller names anyway."""
+    return error.strerror.lower() if error.strerror else str(error)
+
+
+def _mode_of(path: Path) -> int:
+    """The permissions of the file that is replaced, else those that a new file gets."""
+    try:
+        return path.stat().st_mode & 0o777
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask

@@ -1,0 +1,221 @@
+"""Pictures from outside -> upright 8-bit sRGB, and pictures -> file bytes; `titokc.tiling` cuts them for the model.
+
+Pillow decodes and encodes, LittleCMS (inside Pillow) converts colours; no torch here.
+"""
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
+
+from titokc.container import DEFAULT_LIMITS, MAGIC, Limits
+from titokc.errors import InputError, LimitExceededError, UsageError
+from titokc.files import reason
+
+READABLE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF")
+READABLE_SUFFIXES = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff"}
+    | {".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".gif", ".avif"}
+)
+# Suffix of an output -> Pillow's format and its settings: what the decoder made is kept, or as good as kept.
+_WRITERS: dict[str, tuple[str, dict[str, object]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"lossless": True}),
+    ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ".bmp": ("BMP", {}),
+    ".ppm": ("PPM", {}),
+    ".avif": ("AVIF", {"quality": 95, "subsampling": "4:4:4"}),
+}
+# What Pillow's decoders are known to raise on damaged data, besides OSError.
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+_SRGB = ImageCms.createProfile("sRGB")
+
+Background = str | tuple[int, int, int]
+
+
+def read_picture(
+    source: str | os.PathLike[str] | bytes | BinaryIO,
+    *,
+    background: Background = "white",
+    limits: Limits = DEFAULT_LIMITS,
+) -> Image.Image:
+    """A PNG, JPEG, WebP, TIFF, BMP, PPM, GIF or AVIF file -> an RGB picture, as `to_rgb` gives it (its first frame).
+
+    Raises InputError for what cannot be decoded, LimitExceededError for more pixels than `limits` before decoding.
+    """
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
+    if not isinstance(source, (str, os.PathLike)):
+        return _decode(source, background, limits)
+    try:
+        with Path(source).open("rb") as stream:
+            return _decode(stream, background, limits)
+    except OSError as error:
+        raise InputError(f"cannot be read: {reason(error)}") from error
+
+
+def to_rgb(image: Image.Image, *, background: Background = "white", limits: Limits = DEFAULT_LIMITS) -> Image.Image:
+    """Any Pillow image -> mode RGB, sRGB, 8 bits, upright.
+
+    The EXIF orientation is applied, an ICC profile converted (one that does not fit its picture is ignored, as
+    browsers do), 16-bit samples are rounded to 8, and transparency is laid over `background` (a Pillow colour).
+    """
+    backdrop = _colour(background)
+    check_limits(image.size, limits)
+    try:
+        image = _upright(image)
+        colour, alpha = _split_alpha(_to_8_bits(image))
+        colour = _to_srgb(colour, image.info.get("icc_profile"))
+    except _DECODER_ERRORS as error:
+        raise InputError(f"not a readable picture: {_one_line(error)}") from error
+    if alpha is None:
+        return colour
+    canvas = Image.new("RGB", colour.size, backdrop)
+    canvas.paste(colour, mask=alpha)
+    return canvas
+
+
+def picture_bytes(image: Image.Image, suffix: str) -> bytes:
+    """An RGB picture -> the bytes of a file with this suffix (".png", ".jpg", ...), compared without case.
+
+    JPEG and AVIF are written at quality 95 without chroma subsampling, the others without loss.
+    """
+    name, settings = writer(suffix)
+    out = io.BytesIO()
+    try:
+        image.save(out, name, **settings)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"a {image.width}x{image.height} picture cannot be written as {name}: {_one_line(error)}"
+        ) from error
+    return out.getvalue()
+
+
+def writer(suffix: str) -> tuple[str, dict[str, object]]:
+    """Pillow's format name and settings for an output suffix; UsageError for one that is not written."""
+    try:
+        return _WRITERS[suffix.lower()]
+    except KeyError:
+        raise UsageError(
+            f"cannot write pictures as {suffix or 'a file without a suffix'!r}: expected {', '.join(_WRITERS)}"
+        ) from None
+
+
+def check_limits(size: tuple[int, int], limits: Limits) -> None:
+    """Raises LimitExceededError for a picture that `limits` do not allow, before anything is allocated for it."""
+    width, height = size
+    if width < 1 or height < 1:
+        raise InputError(f"a picture of {width}x{height} pixels has no pixels")
+    if width * height > limits.max_pixels:
+        raise LimitExceededError(f"{width}x{height} is {width * height} pixels, the limit is {limits.max_pixels}")
+    if max(width, height) > limits.max_side:
+        raise LimitExceededError(f"{width}x{height}: the limit is {limits.max_side} pixels a side")
+
+
+def _decode(stream: BinaryIO, background: Background, limits: Limits) -> Image.Image:
+    try:
+        image = Image.open(stream, formats=READABLE_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise LimitExceededError(_one_line(error)) from error
+    except UnidentifiedImageError as error:
+        raise InputError(_unidentified(stream)) from error
+    except _DECODER_ERRORS as error:
+        raise InputError(f"not a readable picture: {_one_line(error)}") from error
+    with image:
+        return to_rgb(image, background=background, limits=limits)
+
+
+def _unidentified(stream: BinaryIO) -> str:
+    try:
+        stream.seek(0)
+        start = stream.read(len(MAGIC))
+    except OSError:
+        start = b"?"
+    if not start:
+        return "the file is empty"
+    if start == MAGIC:
+        return "already a .tok file"
+    return "not a PNG, JPEG, WebP, TIFF, BMP, PPM, GIF or AVIF picture, or too damaged to be known as one"
+
+
+def _colour(background: Background) -> tuple[int, ...]:
+    if not isinstance(background, str):
+        return tuple(background)
+    try:
+        return ImageColor.getrgb(background)[:3]
+    except ValueError:
+        raise UsageError(f"background {background!r} is no colour: expected a name, #rrggbb or rgb(r, g, b)") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Applies the EXIF orientation; damaged EXIF does not make a picture unreadable."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DECODER_ERRORS:
+        return image
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits (modes I;16* and I) and of floats in 0..1 (mode F) -> mode L, rounded to nearest."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    import numpy as np
+
+    samples = np.asarray(image)
+    if image.mode == "F":
+        if not (samples.min() >= 0 and samples.max() <= 1):
+            raise ValueError("floating-point samples outside 0..1")
+        return Image.fromarray(np.rint(samples * 255).astype(np.uint8))
+    if samples.min() < 0 or samples.max() > 65_535:
+        raise ValueError("integer samples outside 0..65535")
+    return Image.fromarray(((samples.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8))
+
+
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Any 8-bit mode -> colours as L, RGB, CMYK or LAB (what ICC profiles describe), and the alpha channel if any."""
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode == "LA":
+        return image.getchannel("L"), image.getchannel("A")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return image.convert("RGB"), image.getchannel("A")
+    if image.mode == "1":
+        return image.convert("L"), None
+    return (image if image.mode in {"L", "RGB", "CMYK", "LAB"} else image.convert("RGB")), None
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if profile:
+        try:
+            converted = ImageCms.profileToProfile(image, io.BytesIO(profile), _SRGB, outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+            converted = None
+        if converted is not None:
+            return converted
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

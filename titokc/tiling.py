@@ -1,0 +1,140 @@
+"""Picture <-> square tiles: which grid, where each tile lies, and reassembly with blended seams.
+
+The geometry follows from the picture's size and the grid alone (formats/tok-v1.md prescribes it); no torch here.
+Rows count from the top, columns from the left, tiles row by row.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from math import inf, log
+
+from PIL import Image
+
+from titokc.container import MAX_GRID
+from titokc.errors import UsageError
+
+# Neighbours share this part of a tile's side.
+OVERLAP_NUMERATOR, OVERLAP_DENOMINATOR = 1, 16
+
+Box = tuple[int, int, int, int]
+Grid = tuple[int, int]
+
+
+def parse_grid(text: str | Grid, size: tuple[int, int], side: int) -> Grid:
+    """ "RxC" (or a pair), or "auto" -> (rows, columns) for a picture of `size` (width, height)."""
+    if text == "auto":
+        return auto_grid(size, side)
+    if isinstance(text, str):
+        match = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})", text)
+        if not match:
+            raise UsageError(f"tiles {text!r}: expected ROWSxCOLUMNS, such as 2x3, or auto")
+        rows, columns = int(match[1]), int(match[2])
+    else:
+        rows, columns = text
+    if not (1 <= rows <= MAX_GRID and 1 <= columns <= MAX_GRID):
+        raise UsageError(f"tiles {rows}x{columns}: expected 1 to {MAX_GRID} rows and columns")
+    width, height = size
+    if rows > height or columns > width:
+        raise UsageError(f"tiles {rows}x{columns}: more rows or columns than a {width}x{height} picture has pixels")
+    return rows, columns
+
+
+def auto_grid(size: tuple[int, int], side: int) -> Grid:
+    """The grid whose tiles are nearest to `side` x `side` pixels: no detail lost to scaling, none made up."""
+    width, height = size
+    rows, columns = (min(MAX_GRID, max(1, round(length / side))) for length in (height, width))
+    return rows, columns
+
+
+def candidate_grids(size: tuple[int, int], side: int, fewest_tiles: int, most_tiles: int, count: int) -> list[Grid]:
+    """At most `count` grids of `fewest_tiles`..`most_tiles` tiles that are worth trying for a byte budget.
+
+    Of all grids with as many tiles the one with the squarest. Left out: tiles smaller than side / 4, and tiles more
+    than twice as long as wide where fewer tiles are squarer. Where more than `count` are left, numbers of tiles in
+    about even ratios stay. When no grid lies in the range, the largest below it. Fewest first, never empty.
+    """
+    width, height = size
+    finest_rows, finest_columns = auto_grid(size, max(1, side // 4))
+
+    def stretch(grid: Grid) -> float:
+        return abs(log(width * grid[0] / (height * grid[1])))
+
+    squarest: dict[int, Grid] = {}
+    for rows in range(1, finest_rows + 1):
+        for columns in range(1, min(finest_columns, most_tiles // rows) + 1):
+            best = squarest.setdefault(rows * columns, (rows, columns))
+            if stretch((rows, columns)) < stretch(best):
+                squarest[rows * columns] = (rows, columns)
+    usable: list[int] = []
+    least = inf
+    for tiles in sorted(squarest):
+        if stretch(squarest[tiles]) <= max(log(2), least):
+            usable.append(tiles)
+        least = min(least, stretch(squarest[tiles]))
+    in_range = [tiles for tiles in usable if tiles >= fewest_tiles] or usable[-1:]
+    if len(in_range) > count:
+        ratio = in_range[-1] / in_range[0]
+        goals = [in_range[0] * ratio ** (i / (count - 1)) for i in range(count)]
+        in_range = sorted({min(in_range, key=lambda tiles, goal=goal: abs(log(tiles / goal))) for goal in goals})
+    return [squarest[tiles] for tiles in in_range]
+
+
+def spans(length: int, count: int) -> list[tuple[int, int]]:
+    """Where `count` tiles lie along an axis of `length` pixels: [start, stop) of each, 1 <= count <= length.
+
+    All have the same length; the first starts at 0, the last ends at `length`, neighbours overlap.
+    """
+    if count == 1:
+        return [(0, length)]
+    n, d = OVERLAP_NUMERATOR, OVERLAP_DENOMINATOR
+    span = -(-length * d // (count * d - (count - 1) * n))
+    room, gaps = length - span, count - 1
+    starts = [(2 * i * room + gaps) // (2 * gaps) for i in range(count)]
+    return [(start, start + span) for start in starts]
+
+
+def boxes(size: tuple[int, int], grid: Grid) -> list[Box]:
+    """(left, top, right, bottom) of each tile in pixels."""
+    (width, height), (rows, columns) = size, grid
+    return [(left, top, right, bottom) for top, bottom in spans(height, rows) for left, right in spans(width, columns)]
+
+
+def cut(image: Image.Image, grid: Grid, side: int) -> Iterator[Image.Image]:
+    """The tiles of an RGB picture, each scaled to side x side (antialiased), or left alone where it has that size."""
+    for box in boxes(image.size, grid):
+        tile = image if box == (0, 0, *image.size) else image.crop(box)
+        yield fit(tile, (side, side))
+
+
+def assemble(tiles: Iterable[Image.Image], grid: Grid, size: tuple[int, int]) -> Image.Image:
+    """The inverse of `cut`: RGB tiles of any size -> a picture of `size`, linear ramps across the overlaps."""
+    tiles = iter(tiles)
+    rows, columns = grid
+    if rows == columns == 1:
+        return fit(next(tiles), size)
+    width, height = size
+    picture = Image.new("RGB", size)
+    above = 0
+    for top, bottom in spans(height, rows):
+        strip = Image.new("RGB", (width, bottom - top))
+        before = 0
+        for left, right in spans(width, columns):
+            tile = fit(next(tiles), (right - left, bottom - top))
+            strip.paste(tile, (left, 0), _ramp(before - left, tile.size))
+            before = right
+        mask = _ramp(above - top, strip.size[::-1]).transpose(Image.Transpose.TRANSPOSE)
+        picture.paste(strip, (0, top), mask)
+        above = bottom
+    return picture
+
+
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The whole image scaled to `size`, whatever its aspect ratio; the same object when there is nothing to do."""
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _ramp(overlap: int, size: tuple[int, int]) -> Image.Image:
+    """A mask of `size`: from left to right linear over the first `overlap` pixels (at pixel centres), then full."""
+    rising = bytes((255 * (2 * i + 1) + overlap) // (2 * overlap) for i in range(min(overlap, size[0])))
+    row = Image.frombytes("L", (size[0], 1), rising + b"\xff" * (size[0] - len(rising)))
+    return row.resize(size, Image.Resampling.NEAREST)
