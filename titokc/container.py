@@ -7,6 +7,7 @@ so on, so that any prefix is a poorer picture of the whole image.
 
 import base64
 import binascii
+import operator
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -189,13 +190,13 @@ def unpack(data: bytes, *, partial: bool = False, limits: Limits = DEFAULT_LIMIT
 
     With `partial`, data that was cut short anywhere after its header is accepted too: the largest k such that all
     tiles have their first k tokens is kept, and the header returned has `tokens_per_tile` = k (`read_header` says how
-    many were declared). The checksum of a cut file is gone, so that its tokens are unchecked. A file that is whole is
-    checked in full all the same.
+    many were declared). The checksum of a cut file cannot be checked, so that its tokens may be wrong. A file that is
+    whole is checked in full all the same.
 
     Raises a ContainerError of this module for the first broken rule, LimitExceededError beyond `limits`.
     """
     header, start = _parse(data, partial=partial, limits=limits)
-    if _is_cut(data, header, start):
+    if len(data) < start + header.payload_bytes:
         header = replace(header, tokens_per_tile=_whole_tokens(data, header, start))
     payload = data[start : start + header.payload_bytes]
     return header, _unpack_bits(payload, header.bits_per_index, header.tiles * header.tokens_per_tile)
@@ -241,7 +242,7 @@ def pack_bare(indices: Sequence[int], bits_per_index: int) -> bytes:
     for position, index in enumerate(indices):
         if not 0 <= index < 1 << bits_per_index:
             raise UsageError(f"index {index} at position {position} does not fit into {bits_per_index} bits")
-        bits.extend(int2ba(int(index), bits_per_index, endian="big"))
+        bits.extend(int2ba(operator.index(index), bits_per_index, endian="big"))
     return bits.tobytes()
 
 
@@ -259,7 +260,7 @@ def unpack_bare(data: bytes, bits_per_index: int, count: int | None = None) -> l
             )
     expected = _payload_size(count, bits_per_index)
     _check_length("bare payload", len(data), expected)
-    _check_padding(data, count * bits_per_index)
+    _check_padding(data, len(data), count * bits_per_index)
     return _unpack_bits(data, bits_per_index, count)
 
 
@@ -282,15 +283,15 @@ def from_text(text: str) -> bytes:
 def _parse(data: bytes, *, partial: bool, limits: Limits) -> tuple[Header, int]:
     """Checks everything; gives the declared header and where the payload starts."""
     header, start = _parse_header(data)
-    body = start + header.payload_bytes
-    expected = body + _checksum_size(body)
-    if not (partial and len(data) < expected):
-        _check_length("file", len(data), expected)
-        found, computed = data[body:], _checksum(data[:body])
-        if found != computed:
-            raise ChecksumError(f"checksum at byte {body}: found {found.hex()}, expected {computed.hex()}")
-    if len(data) >= body:
-        _check_padding(data[:body], start * 8 + header.tiles * header.tokens_per_tile * header.bits_per_index)
+    end = start + header.payload_bytes
+    size = end + _checksum_size(end)
+    if not (partial and len(data) < size):
+        _check_length("file", len(data), size)
+        computed = _checksum(memoryview(data)[:end])
+        if data[end:] != computed:
+            raise ChecksumError(f"checksum at byte {end}: found {data[end:].hex()}, expected {computed.hex()}")
+    if len(data) >= end:
+        _check_padding(data, end, header.tiles * header.tokens_per_tile * header.bits_per_index)
     _check_limits(header, limits)
     return header, start
 
@@ -366,7 +367,7 @@ def _pack_header(header: Header) -> bytes:
 
 
 def _take(data: bytes, at: int, count: int) -> bytes:
-    field = data[at : at + count]
+    field = bytes(data[at : at + count])
     if len(field) < count:
         raise TruncatedError(f"the header is cut short: found {len(data)} bytes, expected at least {at + count}")
     return field
@@ -393,14 +394,10 @@ def _checksum_size(body_size: int) -> int:
     return 2 if body_size + 2 <= SHORT_FILE_SIZE else 4
 
 
-def _checksum(body: bytes) -> bytes:
+def _checksum(body: bytes | memoryview) -> bytes:
     if _checksum_size(len(body)) == 2:
         return binascii.crc_hqx(body, 0xFFFF).to_bytes(2, "big")
     return zlib.crc32(body).to_bytes(4, "big")
-
-
-def _is_cut(data: bytes, header: Header, start: int) -> bool:
-    return len(data) < start + header.payload_bytes
 
 
 def _whole_tokens(data: bytes, header: Header, start: int) -> int:
@@ -427,14 +424,11 @@ def _check_length(what: str, found: int, expected: int) -> None:
         raise TrailingDataError(f"{what} is too long: found {found} bytes, expected {expected}")
 
 
-def _check_padding(data: bytes, used_bits: int) -> None:
-    """`data` ends with the payload; `used_bits` of it, from its start, mean something."""
+def _check_padding(data: bytes, end: int, used_bits: int) -> None:
+    """The payload of `used_bits` bits ends before byte `end`, and its last byte is filled up with zeros."""
     padding = -used_bits % 8
-    if padding and data[-1] & (1 << padding) - 1:
-        raise PaddingError(
-            f"padding bits at byte {len(data) - 1}: "
-            f"found {data[-1] & (1 << padding) - 1:0{padding}b}, expected {'0' * padding}"
-        )
+    if padding and (found := data[end - 1] & (1 << padding) - 1):
+        raise PaddingError(f"padding bits at byte {end - 1}: found {found:0{padding}b}, expected {'0' * padding}")
 
 
 def _check_limits(header: Header, limits: Limits) -> None:
