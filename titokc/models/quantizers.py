@@ -1,0 +1,176 @@
+"""Quantisers, latents [B, K, T] <-> indices [B, K], in float32; `titokc.models.titok` puts a ViT on either side.
+
+T is the token dimension, V the codebook size. A quantiser's `forward` is the training pass: it passes gradients
+straight through to the latents. `CodebookRevival` keeps a learned codebook in use while it trains.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Quantized(NamedTuple):
+    """vectors: float32 [B, K, T], equal to `lookup(indices)`. indices: int64 [B, K]. loss: float32 scalar."""
+
+    vectors: Tensor
+    indices: Tensor
+    loss: Tensor
+
+
+class VectorQuantizer(nn.Module):
+    """The nearest entry of a learned codebook (VQ-VAE, arXiv 1711.00937).
+
+    l2_norm: latents and entries are compared, and decoded, as unit vectors (ViT-VQGAN, arXiv 2110.04627).
+    commitment: weight of the term that pulls latents to their entries, beside the one that pulls entries to latents.
+    """
+
+    def __init__(self, codebook_size: int, token_size: int, l2_norm: bool, commitment: float = 0.25) -> None:
+        super().__init__()
+        self.l2_norm = l2_norm
+        self.commitment = commitment
+        self.embedding = nn.Embedding(codebook_size, token_size)
+        if l2_norm:
+            with torch.no_grad():
+                self.embedding.weight.copy_(F.normalize(self.embedding.weight, dim=-1))
+        else:
+            nn.init.uniform_(self.embedding.weight, -1 / codebook_size, 1 / codebook_size)
+
+    def distances(self, latents: Tensor) -> Tensor:
+        """Squared distances [N, V] of latents [N, T] to every entry."""
+        with torch.autocast(latents.device.type, enabled=False):
+            latents, entries = self._normed(latents.float()), self._normed(self.embedding.weight.float())
+            # |z|^2 decides nothing, but its rounding does: the released tokens come from this sum, in this order.
+            squares = latents.square().sum(1, keepdim=True) + entries.square().sum(1)
+            return squares - 2 * (latents @ entries.T)
+
+    def assign(self, latents: Tensor) -> Tensor:
+        """Latents [..., T] -> indices [...] of the nearest entries."""
+        return self.distances(latents.flatten(0, -2)).argmin(1).view(latents.shape[:-1])
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Indices [...] -> float32 vectors [..., T]."""
+        with torch.autocast(indices.device.type, enabled=False):
+            return self._normed(self.embedding(indices).float())
+
+    def forward(self, latents: Tensor, keep: Tensor | None = None) -> Quantized:
+        """Latents [B, K, T]; keep: bool [B, K], the tokens that count in the loss (None: all)."""
+        with torch.autocast(latents.device.type, enabled=False):
+            indices = self.assign(latents.detach())
+            vectors, latents = self.lookup(indices), self._normed(latents.float())
+            errors = (vectors - latents.detach()).square() + self.commitment * (vectors.detach() - latents).square()
+            loss = errors.mean() if keep is None else errors[keep].mean()
+            return Quantized(latents + (vectors - latents).detach(), indices, loss)
+
+    def _normed(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=-1) if self.l2_norm else vectors
+
+
+class FiniteScalarQuantizer(nn.Module):
+    """Rounds each of T dimensions to its own few levels (FSQ, arXiv 2309.15505): no codebook, no loss.
+
+    levels: (l_1 ... l_T), V = their product. The index counts through the levels, the first dimension fastest.
+    """
+
+    def __init__(self, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def assign(self, latents: Tensor) -> Tensor:
+        """Latents [..., T] -> indices [...]."""
+        with torch.autocast(latents.device.type, enabled=False):
+            halves = self._halves(latents)
+            digits = (self._bounded(latents.float()).round() + halves).long()
+            return (digits * self._strides(latents.device)).sum(-1)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Indices [...] -> float32 vectors [..., T] in [-1, 1]."""
+        levels = torch.tensor(self.levels, device=indices.device)
+        digits = indices[..., None] // self._strides(indices.device) % levels
+        halves = self._halves(digits)
+        return (digits - halves) / halves
+
+    def forward(self, latents: Tensor, keep: Tensor | None = None) -> Quantized:  # noqa: ARG002
+        """Latents [B, K, T]; there is no loss, so `keep` changes nothing."""
+        with torch.autocast(latents.device.type, enabled=False):
+            indices = self.assign(latents.detach())
+            soft = self._bounded(latents.float()) / self._halves(latents)
+            vectors = soft + (self.lookup(indices) - soft).detach()
+            return Quantized(vectors, indices, soft.new_zeros(()))
+
+    def _bounded(self, latents: Tensor) -> Tensor:
+        """Latents squeezed so that rounding gives exactly the levels -(l // 2) .. (l - 1) // 2."""
+        levels = torch.tensor(self.levels, dtype=torch.float32, device=latents.device)
+        reach = (levels - 1) * (1 + 1e-3) / 2
+        offset = (1 - levels % 2) / 2
+        return torch.tanh(latents + torch.atanh(offset / reach)) * reach - offset
+
+    def _halves(self, like: Tensor) -> Tensor:
+        return torch.tensor([float(level // 2) for level in self.levels], device=like.device)
+
+    def _strides(self, device: torch.device) -> Tensor:
+        return torch.tensor([math.prod(self.levels[:at]) for at in range(len(self.levels))], device=device)
+
+
+class CodebookRevival:
+    """Gives entries that have fallen out of use a second life at latents of the current batch.
+
+    Attach it to a VectorQuantizer and call `step()` after each optimiser step. An entry is dead once `patience` x V
+    tokens went by without choosing it, which under uniform use happens with probability e^-patience. The idea is
+    CVQ-VAE's (arXiv 2307.15139), with a count in place of its running average, so that the rule means the same at any
+    batch size. Under torch.distributed uses are summed over the processes and all get the same new entries.
+    """
+
+    def __init__(self, quantizer: VectorQuantizer, patience: float = 20.0) -> None:
+        self.quantizer = quantizer
+        self.patience = patience
+        self.idle = torch.zeros(quantizer.embedding.num_embeddings, dtype=torch.int64)
+        self.tokens = 0
+        self._seen: list[tuple[Tensor, Tensor]] = []
+        quantizer.register_forward_hook(self._observe)
+
+    def _observe(self, quantizer: nn.Module, inputs: tuple, output: Quantized) -> None:
+        if quantizer.training and torch.is_grad_enabled():
+            latents, keep = inputs[0].detach().float(), (inputs[1] if len(inputs) > 1 else None)
+            kept = slice(None) if keep is None else keep
+            self._seen.append((latents[kept].reshape(-1, latents.shape[-1]), output.indices[kept].flatten()))
+
+    @torch.no_grad()
+    def step(self) -> int:
+        """Counts the uses since the last call, replaces the dead entries, and says how many there were."""
+        if not self._seen:
+            return 0
+        latents, indices = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        self._seen.clear()
+        codebook = self.quantizer.embedding.weight
+        uses = torch.bincount(indices, minlength=len(codebook))
+        distributed = dist.is_available() and dist.is_initialized()
+        if distributed:
+            dist.all_reduce(uses)
+        uses = uses.cpu()
+        total = int(uses.sum())
+        self.tokens += total
+        self.idle = torch.where(uses > 0, 0, self.idle + total)
+        dead = (self.idle > self.patience * len(codebook)).nonzero().flatten()
+        if len(dead):
+            # Seeded by the run's own progress: a resumed run draws what the uninterrupted one would have drawn.
+            generator = torch.Generator().manual_seed(self.tokens)
+            draws = torch.randint(len(latents), (len(dead),), generator=generator).to(latents.device)
+            entries = latents[draws]
+            if self.quantizer.l2_norm:
+                entries = F.normalize(entries, dim=-1)
+            if distributed:
+                dist.broadcast(entries, src=0)
+            codebook[dead.to(codebook.device)] = entries.to(codebook.dtype)
+            self.idle[dead] = 0
+        return len(dead)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What an exact resume needs."""
+        return {"idle": self.idle, "tokens": torch.tensor(self.tokens)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.idle, self.tokens = state["idle"].clone(), int(state["tokens"])
