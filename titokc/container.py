@@ -299,13 +299,12 @@ def _parse(data: bytes, *, partial: bool, limits: Limits) -> tuple[Header, int]:
 def _parse_header(data: bytes) -> tuple[Header, int]:
     if data[:4] != MAGIC:
         raise MagicError(f"not a .tok file: it starts with {data[:4].hex(' ') or 'nothing'}, expected {MAGIC.hex(' ')}")
-    flags, model_id, last_token = _take(data, 4, 3)
+    flags, model_id, last_token, *fingerprint = _take(data, 4, 5)
     if flags >> 5 != VERSION:
         raise VersionError(f"format version at byte 4: found {flags >> 5}, expected {VERSION}")
     if flags & _RESERVED_FLAGS:
         raise ReservedBitsError(f"reserved bits at byte 4: found {flags & _RESERVED_FLAGS:02b}, expected 00")
     tokens = last_token + 1
-    fingerprint = _take(data, 7, FINGERPRINT_SIZE)
     at = FIXED_HEADER_SIZE
 
     known = KNOWN_MODELS.get(model_id)
@@ -348,7 +347,7 @@ def _parse_header(data: bytes) -> tuple[Header, int]:
                 f"expected at most one for each of {height} and {width} pixels"
             )
         at += 2
-    return Header(width, height, rows, columns, tokens, bits_per_index, model_id, fingerprint, nested), at
+    return Header(width, height, rows, columns, tokens, bits_per_index, model_id, bytes(fingerprint), nested), at
 
 
 def _pack_header(header: Header) -> bytes:

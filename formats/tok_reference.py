@@ -1,0 +1,168 @@
+"""A second reader and writer of `.tok` version 1, from tok-v1.md alone: standard library only, titokc not imported.
+
+It works on strings of the characters 0 and 1, bit by bit, so that it shares no method with the product. Slow and plain
+on purpose. `python tok_reference.py FILE...` prints what files hold.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+MODELS = {row["id"]: row for row in json.loads(Path(__file__).with_name("ids.json").read_text("utf-8"))["models"]}
+
+
+class RefusedError(Exception):
+    """`rule` is the error's name in tok-v1.md."""
+
+    def __init__(self, rule: str):
+        super().__init__(rule)
+        self.rule = rule
+
+
+def crc16(data: bytes) -> str:
+    """CRC-16/IBM-3740: polynomial 0x1021, start 0xFFFF, most significant bit first. 16 bits."""
+    register = 0xFFFF
+    for bit in to_bits(data):
+        feedback = (register >> 15) ^ int(bit)
+        register = (register << 1) & 0xFFFF
+        if feedback:
+            register ^= 0x1021
+    return f"{register:016b}"
+
+
+def crc32(data: bytes) -> str:
+    """CRC-32/ISO-HDLC, as in PNG and zip: reflected polynomial 0xEDB88320, start and final inversion. 32 bits."""
+    register = 0xFFFFFFFF
+    for byte in data:
+        for shift in range(8):
+            feedback = (register ^ (byte >> shift)) & 1
+            register >>= 1
+            if feedback:
+                register ^= 0xEDB88320
+    return f"{register ^ 0xFFFFFFFF:032b}"
+
+
+def to_bits(data: bytes) -> str:
+    return "".join(f"{byte:08b}" for byte in data)
+
+
+def to_bytes(bits: str) -> bytes:
+    return bytes(int(bits[at : at + 8], 2) for at in range(0, len(bits), 8))
+
+
+def fill_up(bits: str) -> str:
+    return bits + "0" * (-len(bits) % 8)
+
+
+def add_checksum(body: bytes) -> bytes:
+    return body + to_bytes(crc16(body) if len(body) + 2 <= 4095 else crc32(body))
+
+
+def shortest_side_bits(width: int, height: int) -> int:
+    if (width, height) == (256, 256):
+        return 0
+    return next(bits for bits in (8, 12, 16) if max(width, height) <= 2**bits)
+
+
+def write(content: dict) -> bytes:
+    """content: what `read` gives; all numbers are integers, the fingerprint is hexadecimal text."""
+    side_bits = shortest_side_bits(content["width"], content["height"])
+    tiled = (content["rows"], content["columns"]) != (1, 1)
+    bits = to_bits(b"\xf5tok")
+    bits += f"{1:03b}{(0, 8, 12, 16).index(side_bits):02b}{tiled:01b}00"
+    bits += f"{content['model_id']:08b}{content['tokens_per_tile'] - 1:08b}"
+    bits += to_bits(bytes.fromhex(content["fingerprint"]))
+    if content["model_id"] == 0:
+        bits += f"{content['nested']:01b}000{content['bits_per_index'] - 1:04b}"
+    if side_bits:
+        bits += f"{content['width'] - 1:0{side_bits}b}{content['height'] - 1:0{side_bits}b}"
+    if tiled:
+        bits += f"{content['rows'] - 1:08b}{content['columns'] - 1:08b}"
+    payload = "".join(f"{index:0{content['bits_per_index']}b}" for index in content["indices"])
+    return add_checksum(to_bytes(bits + fill_up(payload)))
+
+
+def read(data: bytes, partial: bool = False) -> dict:
+    """Bytes -> content, the fields of the header and the indices; RefusedError names the first broken rule."""
+    if data[:4] != b"\xf5tok":
+        raise RefusedError("MagicError")
+    bits, at = to_bits(data), 32
+
+    def need(count: int) -> None:
+        if len(bits) < at + count:
+            raise RefusedError("TruncatedError")
+
+    def take(count: int) -> int:
+        nonlocal at
+        at += count
+        return int(bits[at - count : at], 2)
+
+    need(40)
+    if take(3) != 1:
+        raise RefusedError("VersionError")
+    side_bits, tiled = (0, 8, 12, 16)[take(2)], take(1)
+    if take(2):
+        raise RefusedError("ReservedBitsError")
+    model_id, tokens, fingerprint = take(8), take(8) + 1, f"{take(16):04x}"
+    if model_id not in MODELS:
+        raise RefusedError("UnknownModelError")
+    if model_id == 0:
+        need(8)
+        nested, reserved, index_bits = bool(take(1)), take(3), take(4) + 1
+        if reserved:
+            raise RefusedError("ReservedBitsError")
+    else:
+        model = MODELS[model_id]
+        nested, index_bits = model["nested"], model["bits_per_index"]
+        if tokens > model["max_tokens"] or (tokens < model["min_tokens"] and not nested):
+            raise RefusedError("TokenCountError")
+    width = height = 256
+    if side_bits:
+        need(2 * side_bits)
+        width, height = take(side_bits) + 1, take(side_bits) + 1
+        if shortest_side_bits(width, height) != side_bits:
+            raise RefusedError("NonCanonicalError")
+    rows = columns = 1
+    if tiled:
+        need(16)
+        rows, columns = take(8) + 1, take(8) + 1
+        if rows * columns == 1:
+            raise RefusedError("NonCanonicalError")
+        if rows > height or columns > width:
+            raise RefusedError("GridError")
+
+    tiles = rows * columns
+    payload_bits = tiles * tokens * index_bits
+    body_size = (at + payload_bits + 7) // 8
+    size = body_size + (2 if body_size + 2 <= 4095 else 4)
+    if len(data) < size and not partial:
+        raise RefusedError("TruncatedError")
+    if len(data) > size:
+        raise RefusedError("TrailingDataError")
+    if len(data) == size and add_checksum(data[:body_size]) != data:
+        raise RefusedError("ChecksumError")
+    if "1" in bits[at + payload_bits : body_size * 8]:
+        raise RefusedError("PaddingError")
+    tokens = min(tokens, (len(bits) - at) // (tiles * index_bits))
+    if not tokens:
+        raise RefusedError("TruncatedError")
+    return {
+        "width": width,
+        "height": height,
+        "rows": rows,
+        "columns": columns,
+        "tokens_per_tile": tokens,
+        "bits_per_index": index_bits,
+        "model_id": model_id,
+        "fingerprint": fingerprint,
+        "nested": nested,
+        "indices": [take(index_bits) for _ in range(tiles * tokens)],
+    }
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        try:
+            print(name, json.dumps(read(Path(name).read_bytes())))
+        except RefusedError as refused:
+            sys.exit(f"{name}: {refused.rule}")
