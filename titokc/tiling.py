@@ -75,7 +75,7 @@ def candidate_grids(size: tuple[int, int], side: int, fewest_tiles: int, most_ti
     if len(in_range) > count:
         ratio = in_range[-1] / in_range[0]
         goals = [in_range[0] * ratio ** (i / (count - 1)) for i in range(count)]
-        in_range = sorted({min(in_range, key=lambda tiles, goal=goal: abs(log(tiles / goal))) for goal in goals})
+        in_range = sorted({min((abs(log(tiles / goal)), tiles) for tiles in in_range)[1] for goal in goals})
     return [squarest[tiles] for tiles in in_range]
 
 

@@ -33,6 +33,9 @@ class Tokenizer(nn.Module, ABC):
         min_tokens, max_tokens: the counts K that `encode` makes. Equal for a fixed-length tokenizer.
         nested: True if the first k tokens of a longer code are themselves a valid code of the image,
             for every min_tokens <= k <= max_tokens (tail token drop).
+    and what `titokc.weights.load` sets on it:
+        name: as messages and listings call it. model_id: its id in `.tok` files, 0 for a custom model.
+        fingerprint: SHA-256 of configuration and weights, 32 bytes.
     """
 
     image_size: int
@@ -40,6 +43,9 @@ class Tokenizer(nn.Module, ABC):
     min_tokens: int
     max_tokens: int
     nested: bool
+    name: str
+    model_id: int
+    fingerprint: bytes
 
     @property
     def bits_per_index(self) -> int:

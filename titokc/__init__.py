@@ -1,0 +1,69 @@
+"""Photographs in 48 to 192 bytes: an extreme lossy image codec on 1-D image tokenizers (TiTok).
+
+    data = titokc.encode("photo.jpg", tokens=32)
+    picture = titokc.decode(data)
+
+Nothing heavy is imported before it is used: numpy, Pillow and torch come with the first picture.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from titokc._version import __version__
+from titokc.errors import (
+    ContainerError,
+    InputError,
+    LimitExceededError,
+    MetricWeightsMissingError,
+    ModelError,
+    ModelMismatchError,
+    ModelNotFoundError,
+    OutputError,
+    TitokcError,
+    UsageError,
+    WeightsError,
+)
+
+if TYPE_CHECKING:
+    from titokc.codec import Codec, decode, encode
+    from titokc.container import DEFAULT_LIMITS, Header, Limits, read_header, truncate
+
+_HOME = {
+    "Codec": "titokc.codec",
+    "encode": "titokc.codec",
+    "decode": "titokc.codec",
+    "Header": "titokc.container",
+    "Limits": "titokc.container",
+    "DEFAULT_LIMITS": "titokc.container",
+    "read_header": "titokc.container",
+    "truncate": "titokc.container",
+}
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Codec",
+    "ContainerError",
+    "Header",
+    "InputError",
+    "LimitExceededError",
+    "Limits",
+    "MetricWeightsMissingError",
+    "ModelError",
+    "ModelMismatchError",
+    "ModelNotFoundError",
+    "OutputError",
+    "TitokcError",
+    "UsageError",
+    "WeightsError",
+    "__version__",
+    "decode",
+    "encode",
+    "read_header",
+    "truncate",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'titokc' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

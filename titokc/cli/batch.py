@@ -1,0 +1,286 @@
+"""What `encode` and `decode` share: which files, where their results go, progress, report and exit code.
+
+The conversion itself is `titokc.codec`'s, writing `titokc.files`'.
+"""
+
+import glob
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from titokc.container import DEFAULT_LIMITS, Limits
+from titokc.errors import InputError, OutputError, TitokcError, UsageError
+from titokc.files import write_atomic
+
+STREAM = "-"
+# The codec's forms and the suffixes of their files.
+SUFFIXES = {"tok": ".tok", "bare": ".bin", "base64": ".txt"}
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Task:
+    """One input and where its result goes; None is standard input and output. `problem`: why it cannot be done."""
+
+    name: str
+    source: Path | None
+    target: Path | None
+    problem: TitokcError | None = None
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How results are named: inputs of a folder have one of `suffixes`, a result `new_suffix` instead."""
+
+    suffixes: frozenset[str]
+    new_suffix: str
+
+
+def plan(inputs: Sequence[str], output: str | None, naming: Naming) -> list[Task]:
+    """Files, folders, globs and "-" -> tasks, in order; trees are mirrored into the output folder.
+
+    Without an output results lie beside their inputs. Two inputs with one result are problems, both of them.
+    """
+    found = [file for text in inputs for file in _expand(text, naming)]
+    several = len(found) > 1 or any(file.inside for file in found)
+    into_folder = output not in (None, STREAM) and (several or _is_folder(str(output)))
+    if output == STREAM and several:
+        raise UsageError("standard output takes the result of one input")
+    if into_folder and Path(str(output)).is_file():
+        raise UsageError(f"{output} is a file, and the results of several inputs need a folder")
+
+    def target_of(file: _Found) -> Path | None:
+        if into_folder:
+            inside = file.inside or Path(file.source.name if file.source else "stdin")
+            return Path(str(output)) / inside.with_suffix(naming.new_suffix)
+        if output is None:
+            return file.source.with_suffix(naming.new_suffix) if file.source else None
+        return None if output == STREAM else Path(output)
+
+    return _refuse_collisions(
+        [Task(file.name, file.source, None if file.problem else target_of(file), file.problem) for file in found]
+    )
+
+
+def run(
+    tasks: Sequence[Task],
+    convert: Callable[[list[Path | bytes]], Iterator[Any]],
+    to_bytes: Callable[[Any, Task], bytes],
+    describe: Callable[[bytes, Any], dict[str, Any]],
+    *,
+    check: Callable[[Path], object] = lambda _: None,
+    skip_existing: bool,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Converts all tasks through `convert` (results or TitokcErrors, in order), writes, reports; the exit code.
+
+    An existing result is left alone: skipped, or (unless `force`) an error, after `check` of its input.
+    """
+    from tqdm import tqdm
+
+    if as_json and any(task.target is None and task.problem is None for task in tasks):
+        raise UsageError("--json and the result cannot share standard output")
+    outcomes: dict[int, TitokcError | str] = {}
+    pending = []
+    for number, task in enumerate(tasks):
+        outcome = task.problem or (None if force else _existing(task, check, skip_existing))
+        if outcome is None:
+            pending.append(task)
+        else:
+            outcomes[number] = outcome
+    report = Report(quiet=quiet, as_json=as_json)
+    results = convert([sys.stdin.buffer.read() if task.source is None else task.source for task in pending])
+    with tqdm(total=len(tasks), unit="file", file=sys.stderr, disable=True if quiet else None, leave=False) as bar:
+        for number, task in enumerate(tasks):
+            outcome = outcomes.get(number)
+            details: dict[str, Any] = {}
+            if outcome is None:
+                result = next(results)
+                try:
+                    if isinstance(result, TitokcError):
+                        raise result
+                    data = to_bytes(result, task)
+                    _write(task, data)
+                    outcome, details = "done", describe(data, result)
+                except TitokcError as error:
+                    outcome = error
+            with bar.external_write_mode(file=sys.stderr):
+                report.add(task, outcome, details)
+            bar.update()
+    report.summarise(tasks)
+    return report.exit_code
+
+
+class Report:
+    """Counts what became of each file and says so: errors and summary on stderr, JSON on stdout."""
+
+    def __init__(self, *, quiet: bool, as_json: bool) -> None:
+        self.quiet = quiet
+        self.as_json = as_json
+        self.counts: Counter[str] = Counter()
+        self.error_codes: set[int] = set()
+        self.bytes_written = 0
+        self.start = time.monotonic()
+
+    def add(self, task: Task, outcome: TitokcError | str, details: dict[str, Any]) -> None:
+        """`outcome`: "done" (with `details`, that say its `file_bytes`), "skipped", or an error."""
+        row: dict[str, Any] = {"input": task.name, "output": str(task.target) if task.target else None}
+        if isinstance(outcome, TitokcError):
+            self.error_codes.add(outcome.exit_code)
+            row |= {"status": "failed", "error": str(outcome), "exit_code": outcome.exit_code}
+            click.echo(f"titokc: {task.name}: {outcome}", err=True)
+        else:
+            row |= {"status": outcome, **details}
+            self.bytes_written += details.get("file_bytes", 0)
+        self.counts[row["status"]] += 1
+        if self.as_json:
+            click.echo(json.dumps(row))
+
+    def summarise(self, tasks: Sequence[Task]) -> None:
+        if self.quiet or self.as_json:
+            return
+        if len(tasks) == 1:
+            if self.counts["done"] and tasks[0].target:
+                click.echo(f"{tasks[0].name} -> {tasks[0].target}: {self.bytes_written:,} bytes", err=True)
+            elif self.counts["skipped"]:
+                click.echo(f"{tasks[0].target} exists: skipped", err=True)
+            return
+        parts = [f"{self.counts[status]} {status}" for status in ("done", "skipped", "failed")]
+        seconds = time.monotonic() - self.start
+        click.echo(f"{', '.join(parts)}: {self.bytes_written:,} bytes in {seconds:.1f} s", err=True)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if nothing failed, the errors' own code if nothing else happened, else 1."""
+        if not self.error_codes:
+            return 0
+        alone = len(self.error_codes) == 1 and set(self.counts) == {"failed"}
+        return self.error_codes.pop() if alone else 1
+
+
+def batch_options(function: Function) -> Function:
+    """The options of every verb that runs a model over files."""
+    options = [
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+        click.option(
+            "--dtype",
+            type=click.Choice(["float32", "bfloat16", "float16"]),
+            help="Precision of the decoder. [default: float32, on CUDA bfloat16 or float16]",
+        ),
+        click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Tiles at a time."),
+        click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: all cores]"),
+        click.option("--max-pixels", type=click.IntRange(1), default=DEFAULT_LIMITS.max_pixels, show_default=True),
+        click.option("--max-side", type=click.IntRange(1), default=DEFAULT_LIMITS.max_side, show_default=True),
+        click.option("--skip-existing", is_flag=True, help="Leave out inputs whose result exists already."),
+        click.option("--force", is_flag=True, help="Overwrite results that exist (otherwise that is an error)."),
+        click.option("--json", "as_json", is_flag=True, help="One JSON object per file on stdout."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress bar and no summary; errors only."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def form_of(bare: bool, base64: bool) -> str:
+    """The codec's name of what --bare and --base64 ask for."""
+    if bare and base64:
+        raise UsageError("--bare and --base64 are two forms of the same payload: choose one")
+    return "bare" if bare else "base64" if base64 else "tok"
+
+
+def limits_of(max_pixels: int, max_side: int) -> Limits:
+    """The caps of --max-pixels and --max-side, for Pillow as well (whose own would come first)."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = max(max_pixels, DEFAULT_LIMITS.max_pixels)
+    return Limits(max_pixels=max_pixels, max_side=max_side)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A file that an argument means; `inside`: its path below the folder that was searched."""
+
+    name: str
+    source: Path | None = None
+    inside: Path | None = None
+    problem: TitokcError | None = None
+
+
+def _expand(text: str, naming: Naming) -> list[_Found]:
+    path = Path(text)
+    if text == STREAM:
+        return [_Found("stdin")]
+    if path.is_dir():
+        files = sorted(file for file in _walk(path) if file.suffix.lower() in naming.suffixes)
+        nothing = InputError(f"no file in this folder ends in {', '.join(sorted(naming.suffixes))}")
+        return [_Found(str(file), file, file.relative_to(path)) for file in files] or [_Found(text, problem=nothing)]
+    if glob.has_magic(text) and not path.exists():
+        files = sorted(file for file in map(Path, glob.glob(text, recursive=True)) if not file.is_dir())  # noqa: PTH207 - absolute patterns too
+        nothing = InputError("no file matches")
+        return [_Found(str(file), file, Path(file.name)) for file in files] or [_Found(text, problem=nothing)]
+    return [_Found(text, path)]
+
+
+def _walk(folder: Path) -> Iterable[Path]:
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
+def _is_folder(output: str) -> bool:
+    return output.endswith(("/", os.sep)) or Path(output).is_dir()
+
+
+def _refuse_collisions(tasks: list[Task]) -> list[Task]:
+    sharing: dict[Path, list[str]] = {}
+    for task in tasks:
+        if task.target:
+            sharing.setdefault(task.target, []).append(task.name)
+
+    def checked(task: Task) -> Task:
+        if task.target is None:
+            return task
+        names = sharing[task.target]
+        if len(names) > 1:
+            problem: TitokcError = OutputError(f"{task.target} would be the result of {' and '.join(names[:3])}")
+        elif task.source and task.target.exists() and task.source.exists() and task.target.samefile(task.source):
+            problem = OutputError("the result would take the place of its own input: say where with -o")
+        else:
+            return task
+        return Task(task.name, task.source, task.target, problem)
+
+    return [checked(task) for task in tasks]
+
+
+def _existing(task: Task, check: Callable[[Path], object], skip: bool) -> TitokcError | str | None:
+    if task.target is None or not task.target.exists():
+        return None
+    if skip:
+        return "skipped"
+    try:
+        if task.source:
+            check(task.source)
+    except TitokcError as error:
+        return error
+    return OutputError(f"{task.target} exists: --force overwrites it, --skip-existing leaves it out")
+
+
+def _write(task: Task, data: bytes) -> None:
+    if task.target:
+        write_atomic(task.target, data)
+        return
+    if sys.stdout.isatty():
+        if not data.isascii():
+            raise OutputError("a terminal cannot show this: redirect standard output, or say where with -o")
+        data += b"\n"
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
