@@ -1,0 +1,35 @@
+"""`titokc train`: a tokenizer from a folder of images; parses, calls `titokc.train`, prints."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--recipe", "name", help="A preset; on --resume, the run's own is the default.")
+@click.option("-o", "--output", "run", required=True, type=click.Path(path_type=Path), help="Run folder.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a field: phases.0.lr=1e-3.")
+@click.option("--resume", is_flag=True, help="Continue the run in the folder, if it has begun.")
+@click.option("--init-from", type=click.Path(path_type=Path), help="Start from a model's weights.")
+@click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Budget in minutes of training.")
+@click.option("--steps", type=click.IntRange(min=1), help="Budget in optimiser steps.")
+@click.option("--val", type=click.Path(path_type=Path), help="Validation images; default: a part of DATA is held out.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder of decoded images; default: in the run folder.")
+@click.option("--cache-gib", default=8.0, show_default=True, help="Decode each time instead where more is needed.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
+@click.option(
+    "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the model.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Threads that make batches.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress line.")
+def train(data: Path, run: Path, **options: Any) -> None:
+    """Train a tokenizer on DATA, a folder of images or of WebDataset .tar shards.
+
+    The run folder holds checkpoints, log.jsonl and TensorBoard files. A killed run continues with --resume.
+    """
+    from titokc.train.start import start
+
+    start(data, run, say=lambda text: click.echo(text, err=True), **options)

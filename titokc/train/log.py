@@ -1,0 +1,60 @@
+"""What a person watches: the tqdm line, log.jsonl, and TensorBoard where it is installed."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+
+class RunLog:
+    """Writes to RUN/log.jsonl and RUN/tensorboard; `say` takes one-line messages for the person.
+
+    quiet: no progress line. A process other than the first logs nothing: it is given no RunLog.
+    """
+
+    def __init__(self, run: Path, say: Callable[[str], None], quiet: bool = False) -> None:
+        run.mkdir(parents=True, exist_ok=True)
+        self._say = say
+        self._file = (run / "log.jsonl").open("a")
+        self._bar = tqdm(total=100, disable=None if not quiet else True, bar_format="{percentage:5.1f}% {desc}")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self._board = None
+            say("tensorboard is not installed: scalars go to log.jsonl only")
+        else:
+            self._board = SummaryWriter(str(run / "tensorboard"))
+
+    def message(self, text: str, step: int, **values: Any) -> None:
+        """An event: said aloud and kept in log.jsonl."""
+        with tqdm.external_write_mode():
+            self._say(text)
+        self.record("message", step, {"text": text, **values})
+
+    def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """One line of log.jsonl; numbers also become TensorBoard scalars."""
+        self._file.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 1), **values}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def picture(self, name: str, step: int, image: Tensor) -> None:
+        """uint8 [3, H, W]."""
+        if self._board is not None:
+            self._board.add_image(name, image, step)
+
+    def progress(self, part: float, text: str) -> None:
+        self._bar.n = 100 * min(part, 1.0)
+        self._bar.set_description_str(text)
+
+    def close(self) -> None:
+        self._bar.close()
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
