@@ -1,0 +1,465 @@
+"""The container's own promises: literal bytes, every flipped bit, hostile headers, cut-short data."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+
+from titokc import container
+from titokc.container import (
+    KNOWN_MODELS,
+    ChecksumError,
+    GridError,
+    Header,
+    Limits,
+    MagicError,
+    PaddingError,
+    TextError,
+    TrailingDataError,
+    TruncatedError,
+    UnknownModelError,
+    VersionError,
+    file_size,
+    from_text,
+    pack,
+    pack_bare,
+    read_header,
+    to_text,
+    truncate,
+    unpack,
+    unpack_bare,
+)
+from titokc.errors import ContainerError, LimitExceededError, UsageError
+
+NANO = Header(256, 256, 1, 1, 4, 12, 1, b"\xab\xcd")
+NANO_INDICES = [0x123, 0x456, 0x789, 0xABC]
+NANO_BYTES = bytes.fromhex("f5746f6b 20 01 03 abcd 123456789abc c265")
+TILED = Header(300, 200, 1, 3, 3, 12, 1, b"\xc0\xdf")
+TILED_INDICES = [0x123, 0x456, 0x789, 0xABC, 0xDEF, 0x012, 0x345, 0x678, 0x9AB]
+CUSTOM = Header(256, 256, 1, 1, 32, 12, 0, b"\xab\xcd", nested=True)
+
+
+def indices(header: Header) -> list[int]:
+    return [(i * 40503 + 7) % (1 << header.bits_per_index) for i in range(header.tiles * header.tokens_per_tile)]
+
+
+def python(code: str, *options: str) -> str:
+    """Runs code in a child process of this interpreter and gives its output."""
+    command = [sys.executable, *options, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+class TestBytes:
+    def test_one_tile_of_a_known_model(self):
+        assert pack(NANO, NANO_INDICES) == NANO_BYTES
+        assert unpack(NANO_BYTES) == (NANO, NANO_INDICES)
+
+    def test_custom_model_stores_its_bits_and_nesting(self):
+        header = Header(1, 1, 1, 1, 3, 5, 0, b"\x01\x02", nested=True)
+        data = bytes.fromhex("f5746f6b 28 00 02 0102 84 0000 fc10 d8a4")
+        assert pack(header, [31, 16, 8]) == data
+        assert unpack(data) == (header, [31, 16, 8])
+
+    def test_indices_are_interleaved_by_tile(self):
+        data = pack(TILED, TILED_INDICES)
+        assert data.hex(" ", -4) == "f5746f6b 340102c0 df12b0c7 00021234 56789abc def01234 56789ab0 a475"
+
+    @pytest.mark.parametrize(("tokens", "size"), [(32, 59), (64, 107), (96, 155), (128, 203)])
+    def test_overhead_is_eleven_bytes_for_one_256x256_picture(self, tokens, size):
+        header = replace(NANO, tokens_per_tile=tokens)
+        assert len(pack(header, indices(header))) == file_size(header) == size
+        assert size - header.payload_bytes == 11
+
+    @pytest.mark.parametrize(
+        ("width", "height", "rows", "columns", "overhead"),
+        [
+            (256, 256, 1, 1, 11),
+            (256, 255, 1, 1, 13),
+            (768, 512, 1, 1, 14),
+            (4096, 4096, 1, 1, 14),
+            (4097, 1, 1, 1, 15),
+            (65536, 65536, 1, 1, 15),
+            (256, 256, 1, 2, 13),
+            (768, 512, 2, 3, 16),
+        ],
+    )
+    def test_overhead_of_sizes_and_grids(self, width, height, rows, columns, overhead):
+        header = Header(width, height, rows, columns, 32, 12, 1, b"\xab\xcd")
+        assert file_size(header) - header.payload_bytes == overhead
+
+    def test_no_valid_file_is_longer_than_the_stated_maximum(self):
+        largest = Header(65536, 65536, 256, 256, 256, 16, 0, b"\xab\xcd")
+        assert file_size(largest) == container.MAX_FILE_SIZE == 33_554_452
+
+    def test_a_long_file_carries_a_crc_32(self):
+        longest_short = Header(256, 256, 7, 11, 53, 8, 0, b"\xab\xcd")
+        shortest_long = Header(256, 256, 2, 13, 157, 8, 0, b"\xab\xcd")
+        assert len(pack(longest_short, indices(longest_short))) == file_size(longest_short) == 4095
+        assert len(pack(shortest_long, indices(shortest_long))) == file_size(shortest_long) == 4098
+
+    def test_known_models_say_whether_they_are_nested(self):
+        assert NANO.nested is True
+        assert Header(256, 256, 1, 1, 32, 12, 2, b"ab").nested is False
+        assert Header(256, 256, 1, 1, 32, 12, 0, b"ab").nested is False
+        assert (NANO.model, CUSTOM.model) == ("nano-1", "custom")
+
+
+class TestPackRefuses:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"width": 0},
+            {"width": 65537},
+            {"height": -1},
+            {"rows": 0},
+            {"rows": 257},
+            {"rows": 2, "height": 1},
+            {"columns": 5, "width": 4},
+            {"tokens_per_tile": 0},
+            {"tokens_per_tile": 129},
+            {"tokens_per_tile": 31, "model_id": 2, "nested": False},
+            {"bits_per_index": 13},
+            {"bits_per_index": 17, "model_id": 0},
+            {"nested": False},
+            {"model_id": max(KNOWN_MODELS) + 1},
+            {"model_id": -1},
+            {"fingerprint": b"\xab"},
+            {"fingerprint": bytes(32)},
+        ],
+        ids=str,
+    )
+    def test_headers_that_the_format_cannot_hold(self, change):
+        header = replace(NANO, **change)
+        with pytest.raises(UsageError):
+            pack(header, [0] * (header.tiles * header.tokens_per_tile))
+        with pytest.raises(UsageError):
+            file_size(header)
+
+    @pytest.mark.parametrize("wrong", [NANO_INDICES[:3], [*NANO_INDICES, 0], [4096, 0, 0, 0], [0, -1, 0, 0]], ids=str)
+    def test_indices_that_do_not_fit_the_header(self, wrong):
+        with pytest.raises(UsageError):
+            pack(NANO, wrong)
+
+
+class TestCorruption:
+    @pytest.mark.parametrize("header", [CUSTOM, replace(NANO, tokens_per_tile=32)], ids=["60 bytes", "59 bytes"])
+    def test_every_1_and_2_bit_flip_is_refused(self, header):
+        data = pack(header, indices(header))
+        number, size = int.from_bytes(data, "big"), len(data)
+        masks = [1 << bit for bit in range(size * 8)]
+        accepted = []
+        for mask in [*masks, *(a | b for a, b in combinations(masks, 2))]:
+            try:
+                unpack((number ^ mask).to_bytes(size, "big"))
+            except ContainerError:
+                continue
+            accepted.append(mask)
+        assert accepted == []
+
+    @pytest.mark.parametrize("header", [CUSTOM, TILED, NANO], ids=["custom", "tiled", "nano"])
+    def test_every_1_bit_flip_every_truncation_and_every_extension_is_refused(self, header):
+        data = pack(header, indices(header))
+        for at in range(len(data)):
+            with pytest.raises(TruncatedError if at >= 4 else MagicError):
+                unpack(data[:at])
+            for bit in range(8):
+                with pytest.raises(ContainerError):
+                    unpack(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :])
+        for extra in range(256):
+            with pytest.raises(TrailingDataError):
+                unpack(data + bytes([extra]))
+        for length in range(2, 300):
+            with pytest.raises(TrailingDataError):
+                unpack(data + bytes(length))
+
+    def test_the_crc_16_finds_two_flipped_bits_at_any_distance_in_a_short_file(self):
+        """Two flips at distance d go unseen only if the polynomial divides x**d + 1."""
+        power, order = 2, 1
+        while power != 1:
+            power <<= 1
+            power ^= 0x11021 if power >> 16 else 0
+            order += 1
+        assert order == 32767 >= container.SHORT_FILE_SIZE * 8
+
+    def test_the_crc_32_does_in_any_file(self):
+        """x has the order 2**32 - 1 modulo the polynomial: no divisor of that will do."""
+
+        def multiply(a: int, b: int) -> int:
+            product = 0
+            while b:
+                product ^= a if b & 1 else 0
+                a <<= 1
+                a ^= 0x104C11DB7 if a >> 32 else 0
+                b >>= 1
+            return product
+
+        def power_of_x(exponent: int) -> int:
+            result, square = 1, 2
+            while exponent:
+                result = multiply(result, square) if exponent & 1 else result
+                square = multiply(square, square)
+                exponent >>= 1
+            return result
+
+        order = 2**32 - 1
+        assert order > container.MAX_FILE_SIZE * 8
+        assert power_of_x(order) == 1
+        assert all(power_of_x(order // prime) != 1 for prime in (3, 5, 17, 257, 65537))
+
+    def test_flips_in_a_long_file_are_refused(self):
+        header = Header(256, 256, 2, 13, 157, 8, 0, b"\xab\xcd")
+        data = pack(header, indices(header))
+        for at in range(len(data)):
+            with pytest.raises(ContainerError):
+                unpack(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
+
+    def test_each_rule_has_its_own_error(self):
+        cases = {
+            b"": MagicError,
+            b"\x89PNG\r\n\x1a\n": MagicError,
+            b"\xf5tok\x40" + NANO_BYTES[5:]: VersionError,
+            NANO_BYTES[:5] + b"\xff" + NANO_BYTES[6:]: UnknownModelError,
+            NANO_BYTES[:-1]: TruncatedError,
+            NANO_BYTES + b"\n": TrailingDataError,
+            NANO_BYTES[:-1] + b"\x00": ChecksumError,
+        }
+        for data, error in cases.items():
+            with pytest.raises(error):
+                unpack(data)
+            with pytest.raises(error):
+                read_header(data)
+
+    def test_messages_say_found_expected_and_where(self):
+        with pytest.raises(ChecksumError, match=r"^checksum at byte 15: found c2fe, expected c265$"):
+            unpack(NANO_BYTES[:-1] + b"\xfe")
+        with pytest.raises(TruncatedError, match=r"^file is cut short: found 16 bytes, expected 17$"):
+            unpack(NANO_BYTES[:-1])
+        with pytest.raises(MagicError, match=r"^not a \.tok file: it starts with 47 49 46 38, expected f5 74 6f 6b$"):
+            unpack(b"GIF89a")
+        with pytest.raises(
+            GridError, match=r"byte 11: found 3 rows and 1 columns, expected at most .* 2 and 256 pixels$"
+        ):
+            unpack(bytes.fromhex("f5746f6b 2c 01 1f abcd ff01 0200"))
+
+    def test_any_bytes_like_data_will_do(self):
+        assert unpack(bytearray(NANO_BYTES)) == unpack(memoryview(NANO_BYTES)) == (NANO, NANO_INDICES)
+
+
+class TestLimits:
+    @pytest.mark.parametrize("size", [(65535, 65535), (16385, 1), (1, 16385), (9460, 9459)])
+    def test_sizes_beyond_the_defaults_are_refused_until_allowed(self, size):
+        header = replace(NANO, width=size[0], height=size[1])
+        data = pack(header, NANO_INDICES)
+        with pytest.raises(LimitExceededError, match=f"{size[0]}x{size[1]}"):
+            unpack(data)
+        with pytest.raises(LimitExceededError):
+            read_header(data)
+        assert unpack(data, limits=Limits(max_pixels=1 << 32, max_side=65536)) == (header, NANO_INDICES)
+
+    def test_too_many_indices_are_refused_until_allowed(self):
+        header = Header(256, 256, 3, 3, 200, 1, 0, b"\xab\xcd")
+        data = pack(header, indices(header))
+        with pytest.raises(LimitExceededError, match="9 tiles of 200 tokens; the limit is 1799 in all"):
+            unpack(data, limits=Limits(max_indices=1799))
+        assert unpack(data, limits=Limits(max_indices=1800))[0] == header
+
+    def test_hostile_headers_cost_under_10_ms_and_1_mb(self):
+        measured = json.loads(
+            python(
+                """
+                import binascii, json, resource, time, tracemalloc, zlib
+                from titokc.container import SHORT_FILE_SIZE, Header, pack, read_header, unpack
+                from titokc.errors import TitokcError
+
+                def signed(body):
+                    if len(body) + 2 <= SHORT_FILE_SIZE:
+                        return body + binascii.crc_hqx(body, 0xFFFF).to_bytes(2, "big")
+                    return body + zlib.crc32(body).to_bytes(4, "big")
+
+                huge = Header(65535, 65535, 1, 1, 32, 12, 1, b"ab")
+                fixed = bytes.fromhex("f5746f6b 3c 00 ff abcd 0f ffffffff ffff")
+                hostile = {
+                    "63 bytes, 65535x65535": pack(huge, [0] * 32),
+                    "65536 tiles of 256 tokens, no payload": signed(fixed + bytes(50)),
+                    "as many in 1 bit each, all there": signed(fixed[:9] + bytes([0]) + fixed[10:] + bytes(1 << 21)),
+                    "nearly all there": signed(fixed)[:-2] + bytes((1 << 25) - 1),
+                    "not a .tok": bytes(1 << 20),
+                }
+                for data in hostile.values():
+                    for partial in (False, True):
+                        try:
+                            unpack(data, partial=partial)
+                            raise SystemExit("accepted")
+                        except TitokcError:
+                            pass
+                with open("/proc/self/statm") as file:
+                    in_use = int(file.read().split()[0]) * resource.getpagesize()
+                resource.setrlimit(resource.RLIMIT_AS, (in_use + (8 << 20), -1))
+                resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+                result = {}
+                for name, data in hostile.items():
+                    for partial in (False, True):
+                        for read in (unpack, read_header):
+                            times = []
+                            tracemalloc.start()
+                            for _ in range(3):
+                                start = time.process_time()
+                                try:
+                                    read(data, partial=partial)
+                                except TitokcError as error:
+                                    raised = type(error).__name__
+                                times.append(time.process_time() - start)
+                            peak = tracemalloc.get_traced_memory()[1]
+                            tracemalloc.stop()
+                            result[f"{name}, {partial=}, {read.__name__}"] = [min(times), peak, raised]
+                print(json.dumps(result))
+                """
+            )
+        )
+        assert {name: row for name, row in measured.items() if row[0] > 0.010 or row[1] > 1_000_000} == {}
+        assert {row[2] for row in measured.values()} == {"LimitExceededError", "TruncatedError", "MagicError"}
+
+
+class TestPartial:
+    def test_a_cut_may_leave_some_tiles_one_token_more_which_is_dropped(self):
+        data = pack(TILED, TILED_INDICES)
+        payload = 14
+        for cut, tokens in {14: 3, 13: 2, 9: 2, 8: 1, 5: 1}.items():
+            header, found = unpack(data[: payload + cut], partial=True)
+            assert header == replace(TILED, tokens_per_tile=tokens)
+            assert found == TILED_INDICES[: 3 * tokens]
+        for cut in (4, 1, 0):
+            with pytest.raises(TruncatedError, match="no token of every tile is left"):
+                unpack(data[: payload + cut], partial=True)
+
+    def test_a_cut_header_is_refused(self):
+        data = pack(TILED, TILED_INDICES)
+        for length in range(14):
+            with pytest.raises(TruncatedError if length >= 4 else MagicError):
+                unpack(data[:length], partial=True)
+
+    def test_only_the_checksum_is_missing(self):
+        assert unpack(NANO_BYTES[:-1], partial=True) == unpack(NANO_BYTES[:-2], partial=True) == (NANO, NANO_INDICES)
+        odd = replace(NANO, tokens_per_tile=3)
+        data = pack(odd, NANO_INDICES[:3])[:-2]
+        with pytest.raises(PaddingError):
+            unpack(data[:-1] + bytes([data[-1] | 1]), partial=True)
+
+    def test_whole_data_is_checked_in_full(self):
+        assert unpack(NANO_BYTES, partial=True) == (NANO, NANO_INDICES)
+        with pytest.raises(ChecksumError):
+            unpack(NANO_BYTES[:-1] + b"\x00", partial=True)
+        with pytest.raises(TrailingDataError):
+            unpack(NANO_BYTES + b"\x00", partial=True)
+
+    def test_read_header_gives_what_was_declared(self):
+        assert read_header(NANO_BYTES[:12], partial=True).tokens_per_tile == 4
+        assert unpack(NANO_BYTES[:12], partial=True)[0].tokens_per_tile == 2
+        with pytest.raises(TruncatedError):
+            read_header(NANO_BYTES[:12])
+
+    def test_models_with_one_length_may_be_cut_at_this_level(self):
+        header = Header(256, 256, 1, 1, 32, 12, 2, b"\xab\xcd")
+        data = pack(header, indices(header))
+        assert unpack(data[:12], partial=True) == (replace(header, tokens_per_tile=2), indices(header)[:2])
+
+
+class TestTruncate:
+    def test_it_is_the_file_of_the_first_tokens(self):
+        data = pack(TILED, TILED_INDICES)
+        for tokens in (1, 2):
+            assert truncate(data, tokens) == pack(replace(TILED, tokens_per_tile=tokens), TILED_INDICES[: 3 * tokens])
+        assert truncate(data, 3) == data
+        assert truncate(truncate(data, 2), 1) == truncate(data, 1)
+
+    def test_it_agrees_with_a_cut_stream(self):
+        data = pack(CUSTOM, indices(CUSTOM))
+        for tokens in range(1, 33):
+            assert unpack(truncate(data, tokens)) == unpack(data[: 10 + tokens * 12 // 8 + 1], partial=True)
+
+    @pytest.mark.parametrize("tokens", [0, -1, 4 + 1])
+    def test_counts_that_are_not_there(self, tokens):
+        with pytest.raises(UsageError, match="the file has 4"):
+            truncate(NANO_BYTES, tokens)
+
+    def test_models_with_one_length_are_refused_by_name(self):
+        header = Header(256, 256, 1, 1, 32, 12, 2, b"\xab\xcd")
+        with pytest.raises(UsageError, match="cannot truncate a file of titok-l-32: its 32 tokens are one code"):
+            truncate(pack(header, indices(header)), 31)
+
+    def test_a_corrupt_file_is_refused(self):
+        with pytest.raises(ChecksumError):
+            truncate(NANO_BYTES[:-1] + b"\x00", 2)
+
+
+class TestBare:
+    def test_the_payload_alone(self):
+        assert pack_bare(NANO_INDICES, 12) == bytes.fromhex("123456789abc")
+        assert unpack_bare(bytes.fromhex("123456789abc"), 12) == NANO_INDICES
+        assert len(pack_bare(range(32), 12)) == 48
+        assert unpack_bare(b"", 12) == []
+
+    def test_lengths_that_no_count_gives(self):
+        with pytest.raises(TrailingDataError):
+            unpack_bare(bytes(4), 12)
+        with pytest.raises(TruncatedError):
+            unpack_bare(bytes(4), 12, count=3)
+        with pytest.raises(TrailingDataError):
+            unpack_bare(bytes(4), 12, count=1)
+        with pytest.raises(PaddingError):
+            unpack_bare(b"\x00\x01", 12)
+
+    def test_small_indices_need_the_count(self):
+        assert unpack_bare(b"\x12\x30", 4, count=3) == [1, 2, 3]
+        with pytest.raises(UsageError, match="say how many"):
+            unpack_bare(b"\x12\x30", 4)
+
+    @pytest.mark.parametrize("bits", [0, 17])
+    def test_bits_out_of_range(self, bits):
+        with pytest.raises(UsageError):
+            pack_bare([0], bits)
+        with pytest.raises(UsageError):
+            unpack_bare(b"\x00", bits)
+
+    def test_text(self):
+        assert to_text(b"\xfb\xff\xfe\x00") == "-__-AA"
+        assert from_text("-__-AA") == b"\xfb\xff\xfe\x00"
+        assert len(to_text(bytes(48))) == 64
+        assert from_text("") == b""
+
+    @pytest.mark.parametrize("text", ["-__-AA==", "+//+AA", "-__-AB", "-__-A", "-__ -AA", "-__-AA\n", "-__-Aé", "="])
+    def test_other_spellings_of_text_are_refused(self, text):
+        with pytest.raises(TextError):
+            from_text(text)
+
+
+class TestProcess:
+    def test_neither_torch_nor_numpy_is_imported(self):
+        assert python("import sys, titokc.container; print({'torch', 'numpy', 'PIL'} & set(sys.modules))") == "set()\n"
+
+    def test_it_refuses_under_python_o_too(self):
+        code = f"""
+            from titokc import container
+            from titokc.errors import ContainerError, UsageError
+            good = bytes.fromhex("{NANO_BYTES.hex()}")
+            for at in range(len(good)):
+                for bad in (good[:at], good[:at] + bytes([good[at] ^ 1]) + good[at + 1:]):
+                    try:
+                        container.unpack(bad)
+                        raise SystemExit("accepted")
+                    except ContainerError:
+                        pass
+            header, indices = container.unpack(good)
+            for wrong in ([4096] * 4, [0] * 3):
+                try:
+                    container.pack(header, wrong)
+                    raise SystemExit("packed")
+                except UsageError:
+                    pass
+            print("refused", __debug__)
+            """
+        assert python(code, "-O") == "refused False\n"

@@ -1,0 +1,278 @@
+"""formats/ and the code say the same: specification, id table, vectors, both implementations, magic and MIME."""
+
+import hashlib
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from titokc import container, tiling
+from titokc.container import Header, Limits, pack, read_header, truncate, unpack
+from titokc.errors import ContainerError, LimitExceededError
+
+FORMATS = Path(__file__).parents[1] / "formats"
+VECTORS = FORMATS / "vectors"
+SPEC = (FORMATS / "tok-v1.md").read_text("utf-8")
+MANIFEST = json.loads((VECTORS / "manifest.json").read_text("utf-8"))
+NO_LIMITS = Limits(1 << 32, 1 << 16, 1 << 24)
+FIELDS = ("width", "height", "rows", "columns", "tokens_per_tile", "bits_per_index", "model_id")
+# The vectors as first published: new ones go to the end of their list, and none of these changes.
+FROZEN = MANIFEST["valid"][:30] + MANIFEST["invalid"][:49]
+FROZEN_SHA256 = "2419ddf7f9f2d232be0610fdb489eebade574ad1168c15b62c47e99dfd6aef7b"
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """(tok_reference, make_vectors), loaded from their files since formats/ is no package."""
+    loaded = []
+    for name in ("tok_reference", "make_vectors"):
+        spec = importlib.util.spec_from_file_location(name, FORMATS / f"{name}.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+        loaded.append(sys.modules[name])
+    yield loaded
+    for module in loaded:
+        del sys.modules[module.__name__]
+
+
+def table(*columns: str) -> list[list[str]]:
+    """The rows of the specification's table with these column names."""
+    head = re.escape("| " + " | ".join(columns) + " |\n")
+    (body,) = re.findall(head + r"\|[-|]+\|\n((?:\|.*\|\n)+)", SPEC)
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in body.splitlines()]
+
+
+def vector(row: dict) -> bytes:
+    return (VECTORS / row["file"]).read_bytes()
+
+
+def header_of(row: dict) -> Header:
+    values = {name: row[name] for name in FIELDS}
+    return Header(**values, fingerprint=bytes.fromhex(row["fingerprint"]), nested=row["nested"])
+
+
+def by_file(rows: list[dict]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("row", rows, ids=[Path(row["file"]).stem for row in rows])
+
+
+class TestVectors:
+    def test_they_are_as_first_published(self):
+        listed = "".join(f"{row['file']} {row['sha256']}\n" for row in sorted(FROZEN, key=lambda row: row["file"]))
+        assert hashlib.sha256(listed.encode()).hexdigest() == FROZEN_SHA256
+
+    def test_the_manifest_lists_every_file_and_its_hash(self):
+        rows = MANIFEST["valid"] + MANIFEST["invalid"]
+        assert {row["file"] for row in rows} == {
+            path.relative_to(VECTORS).as_posix() for path in VECTORS.rglob("*.tok")
+        }
+        for row in rows:
+            assert hashlib.sha256(vector(row)).hexdigest() == row["sha256"]
+            assert len(vector(row)) == row["size_bytes"]
+
+    @by_file(MANIFEST["valid"])
+    def test_valid(self, row, scripts):
+        reference, _ = scripts
+        data, header = vector(row), header_of(row)
+        limits = NO_LIMITS if row.get("over_default_limits") else container.DEFAULT_LIMITS
+        assert unpack(data, limits=limits) == (header, row["indices"])
+        assert read_header(data, limits=limits) == header
+        assert pack(header, row["indices"]) == data
+        assert container.file_size(header) == len(data)
+        content = {name: value for name, value in row.items() if name in reference.read(data)}
+        assert reference.read(data) == content
+        assert reference.write(content) == data
+        if row.get("over_default_limits"):
+            with pytest.raises(LimitExceededError):
+                unpack(data)
+
+    @by_file(MANIFEST["invalid"])
+    def test_invalid(self, row, scripts):
+        reference, _ = scripts
+        data = vector(row)
+        assert Path(row["file"]).name.startswith(row["error"] + "-")
+        for read in (unpack, read_header):
+            with pytest.raises(ContainerError) as caught:
+                read(data)
+            assert type(caught.value).__name__ == row["error"]
+        with pytest.raises(reference.RefusedError) as caught:
+            reference.read(data)
+        assert caught.value.rule == row["error"]
+
+    @by_file(MANIFEST["invalid"])
+    def test_invalid_read_as_cut_short_data(self, row, scripts):
+        reference, _ = scripts
+        data = vector(row)
+        if "partial" in row:
+            header, indices = unpack(data, partial=True)
+            found = reference.read(data, partial=True)
+            assert row["partial"] == {"tokens_per_tile": header.tokens_per_tile, "indices": indices}
+            assert (found["tokens_per_tile"], found["indices"]) == (header.tokens_per_tile, indices)
+            declared = read_header(data, partial=True)
+            assert declared.tokens_per_tile >= header.tokens_per_tile
+        else:
+            with pytest.raises(ContainerError) as caught:
+                unpack(data, partial=True)
+            assert type(caught.value).__name__ == row["partial_error"]
+            with pytest.raises(reference.RefusedError, match=row["partial_error"]):
+                reference.read(data, partial=True)
+
+    def test_every_error_has_a_vector(self):
+        errors = {error.__name__ for error in ContainerError.__subclasses__() if error.__module__ == container.__name__}
+        assert {row["error"] for row in MANIFEST["invalid"]} == errors - {"TextError"}
+
+    def test_making_them_again_gives_the_same_bytes(self, scripts, tmp_path):
+        _, maker = scripts
+        maker.main(tmp_path)
+        made = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.*")}
+        kept = {path.relative_to(VECTORS): path.read_bytes() for path in VECTORS.rglob("*.*")}
+        assert made == {path: data for path, data in kept.items() if path.name != ".gitattributes"}
+
+    def test_the_maker_never_overwrites_a_vector(self, scripts, tmp_path):
+        _, maker = scripts
+        changed = tmp_path / "valid" / "nano-1-32-tokens.tok"
+        changed.parent.mkdir()
+        changed.write_bytes(b"other")
+        with pytest.raises(SystemExit, match="frozen"):
+            maker.main(tmp_path)
+        assert changed.read_bytes() == b"other"
+
+    def test_both_implementations_truncate_alike(self, scripts):
+        reference, _ = scripts
+        for row in MANIFEST["valid"]:
+            if row["nested"] and row["tokens_per_tile"] > 1 and "over_default_limits" not in row:
+                content = reference.read(vector(row))
+                tokens = content["tokens_per_tile"] // 2
+                content |= {"tokens_per_tile": tokens}
+                content["indices"] = content["indices"][: tokens * content["rows"] * content["columns"]]
+                assert truncate(vector(row), tokens) == reference.write(content)
+
+
+class TestSpecification:
+    def test_the_worked_example(self, scripts):
+        reference, _ = scripts
+        (block,) = re.findall(r"```hex\n(.*?)```", SPEC, re.DOTALL)
+        data = bytes.fromhex(block)
+        indices = [0x123, 0x456, 0x789, 0xABC, 0xDEF, 0x012, 0x345, 0x678, 0x9AB]
+        assert unpack(data) == (Header(300, 200, 1, 3, 3, 12, 1, b"\xc0\xdf"), indices)
+        assert reference.read(data)["indices"] == indices
+        rows = table("bytes", "field", "meaning")
+        assert bytes.fromhex("".join(row[0].strip("`") for row in rows)) == data
+        named = [row[0] for row in table("field", "bytes", "present", "content")]
+        assert [row[1] for row in rows] == [name for name in named if name != "custom"]
+
+    def test_the_id_table_the_json_and_the_code_agree(self):
+        models = json.loads((FORMATS / "ids.json").read_text("utf-8"))["models"]
+        assert models[0] == {"id": container.CUSTOM_MODEL_ID, "name": "custom"}
+        assert models[1:] == [row._asdict() for row in container.KNOWN_MODELS.values()]
+        assert [row["id"] for row in models] == list(range(len(models))) == [0, *container.KNOWN_MODELS]
+        for model, cells in zip(models[1:], table("id", "name", "bits", "tokens", "nested")[1:], strict=True):
+            fewest, most = model["min_tokens"], model["max_tokens"]
+            tokens = str(most) if fewest == most else f"{fewest} to {most}"
+            nested = "yes" if model["nested"] else "no"
+            assert cells == [str(model["id"]), model["name"], str(model["bits_per_index"]), tokens, nested]
+
+    def test_first_rows_of_the_id_table_never_change(self):
+        assert list(container.KNOWN_MODELS.values())[:7] == [
+            (1, "nano-1", 12, 32, 128, True, 256),
+            (2, "titok-l-32", 12, 32, 32, False, 256),
+            (3, "titok-b-64", 12, 64, 64, False, 256),
+            (4, "titok-s-128", 12, 128, 128, False, 256),
+            (5, "titok-bl-64", 13, 64, 64, False, 256),
+            (6, "titok-bl-128", 13, 128, 128, False, 256),
+            (7, "titok-sl-256", 13, 256, 256, False, 256),
+        ]
+
+    def test_every_reason_for_refusal_is_listed_under_its_name(self):
+        errors = {error.__name__ for error in ContainerError.__subclasses__() if error.__module__ == container.__name__}
+        listed = {row[2] for row in table("step", "rule", "error")}
+        assert listed == errors - {"TextError"} | {"LimitExceededError"}
+        assert "(TextError)" in SPEC
+
+    def test_the_limits(self):
+        defaults = [int(row[1]) for row in table("limit", "default")]
+        limits = container.DEFAULT_LIMITS
+        assert defaults == [limits.max_pixels, limits.max_side, limits.max_indices]
+
+    def test_the_size_classes(self):
+        for row in table("size class", "bytes", "bits a side", "holds"):
+            number, size, bits = map(int, row[:3])
+            largest = 256 if number == 0 else 1 << bits
+            other = largest if number != 1 else 255
+            header = Header(largest, other, 1, 1, 32, 12, 1, b"ab")
+            data = pack(header, [0] * 32)
+            assert (data[4] >> 3 & 3, len(data)) == (number, 59 + size)
+            assert str(largest) in row[3]
+
+    def test_the_constants(self):
+        assert bytes.fromhex(re.search(r"`([0-9a-f ]{11})`: 0xF5", SPEC)[1]) == container.MAGIC
+        assert f"File suffix `{container.SUFFIX}`, media type `{container.MIME_TYPE}`" in SPEC
+        assert f"at most {container.SHORT_FILE_SIZE} bytes, checksum included" in SPEC
+
+    def test_the_tile_geometry(self):
+        for pixels, tiles, span, starts in table("pixels", "tiles", "span", "starts"):
+            expected = [(start, start + int(span)) for start in map(int, starts.split())]
+            assert tiling.spans(int(pixels), int(tiles)) == expected
+
+    def test_files_named_in_it_exist(self):
+        assert {name for name in re.findall(r"\]\(([^)]+)\)", SPEC) if not (FORMATS / name).exists()} == set()
+
+
+class TestDefinitions:
+    @pytest.mark.skipif(shutil.which("file") is None, reason="needs the file command")
+    def test_magic(self):
+        rows = [row for row in MANIFEST["valid"] if row["model_id"] or row["size_bytes"] < 4000]
+        command = ["file", "-b", "-m", FORMATS / "tok.magic", *(VECTORS / row["file"] for row in rows)]
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        for row, line in zip(rows, lines, strict=True):
+            model = header_of(row).model.replace("custom", "custom model")
+            assert line == f"titokc picture, version 1, {model}, tokens per tile: {row['tokens_per_tile']}"
+        command[1:2] = ["--brief", "--mime-type"]
+        kinds = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        assert set(kinds) == {container.MIME_TYPE}
+
+    @pytest.mark.skipif(shutil.which("file") is None, reason="needs the file command")
+    def test_magic_leaves_other_files_alone(self, tmp_path):
+        others = [row for row in MANIFEST["invalid"] if row["error"] == "MagicError"]
+        command = ["file", "-b", "-m", FORMATS / "tok.magic", FORMATS / "tok-v1.md"]
+        command += [VECTORS / row["file"] for row in others]
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert "titokc picture" not in lines
+        future = tmp_path / "future.tok"
+        future.write_bytes(container.MAGIC + b"\x40\xff\xff")
+        lines = subprocess.run([*command[:4], future], check=True, capture_output=True, text=True).stdout
+        assert lines == "titokc picture, version 2\n"
+
+    def test_mime(self):
+        space = "{http://www.freedesktop.org/standards/shared-mime-info}"
+        (kind,) = ElementTree.parse(FORMATS / "titokc.xml").getroot()
+        assert kind.tag == f"{space}mime-type"
+        assert kind.get("type") == container.MIME_TYPE
+        assert kind.find(f"{space}glob").get("pattern") == f"*{container.SUFFIX}"
+        match = kind.find(f"{space}magic/{space}match")
+        assert (match.get("type"), match.get("offset")) == ("string", "0")
+        assert match.get("value").encode().decode("unicode_escape").encode("latin-1") == container.MAGIC
+
+    @pytest.mark.skipif(shutil.which("update-mime-database") is None, reason="needs update-mime-database")
+    def test_mime_database(self, tmp_path):
+        (tmp_path / "packages").mkdir()
+        shutil.copy(FORMATS / "titokc.xml", tmp_path / "packages")
+        subprocess.run(["update-mime-database", tmp_path], check=True, capture_output=True)
+        assert f"{container.MIME_TYPE}:*.tok" in (tmp_path / "globs").read_text().splitlines()
+        assert container.MAGIC in (tmp_path / "magic").read_bytes()
+
+
+def test_the_reference_imports_the_standard_library_alone():
+    for name in ("tok_reference", "make_vectors"):
+        source = (FORMATS / f"{name}.py").read_text("utf-8")
+        imported = set(re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE)) - {"tok_reference"}
+        assert imported <= sys.stdlib_module_names
+
+
+def test_formats_is_no_package():
+    assert not list(FORMATS.rglob("__init__.py"))
