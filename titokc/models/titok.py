@@ -7,7 +7,6 @@ The state dict has the names and shapes of the released weights. Legacy (two-sta
 [B, 1024, S/16, S/16], whose softmax mixes a pixel codebook that MaskGIT's pixel decoder turns into RGB.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -104,7 +103,7 @@ class Decoder(_ViT):
 
 
 class TiTok(Tokenizer):
-    """A TiTok tokenizer with random weights; `from_tensors` fills in given ones."""
+    """A TiTok tokenizer, with random weights until `load_state_dict`."""
 
     def __init__(self, config: TiTokConfig) -> None:
         super().__init__()
@@ -127,14 +126,6 @@ class TiTok(Tokenizer):
         if config.is_legacy:
             self.pixel_quantize = VectorQuantizer(PIXEL_CODES, PIXEL_CODE_SIZE, l2_norm=False)
             self.pixel_decoder = PixelDecoder(config.pixel_channels)
-
-    @classmethod
-    def from_tensors(cls, config: TiTokConfig, tensors: Mapping[str, Tensor]) -> "TiTok":
-        """The model whose state dict is `tensors` (float32, strictly these names and shapes), without copying them."""
-        with torch.device("meta"):
-            tokenizer = cls(config)
-        tokenizer.load_state_dict(tensors, assign=True)
-        return tokenizer
 
     @torch.no_grad()
     def encode(self, images: Tensor, tokens: int | None = None) -> Tensor:

@@ -5,7 +5,7 @@ Without torch: `titokc.models.titok` builds the model from it.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from titokc.errors import WeightsError
@@ -84,10 +84,6 @@ class TiTokConfig:
     def patches(self) -> int:
         """P, on a square grid."""
         return (self.image_size // self.patch_size) ** 2
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of our config.json."""
-        return {"architecture": ARCHITECTURE, **asdict(self), "fsq_levels": list(self.fsq_levels)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "TiTokConfig":

@@ -1,0 +1,157 @@
+"""Models by name or path: `load`, `save`, and the fingerprint that ties a `.tok` file to the weights it was made with.
+
+`titokc.weights.locate` knows the places and downloads, `titokc.weights.tensors` reads and writes the files, and
+`titokc.models` has the architectures. torch is imported when a model is loaded.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from titokc.container import KNOWN_MODELS
+from titokc.errors import ModelMismatchError, ModelNotFoundError, WeightsError
+from titokc.weights.known import MODEL_IDS
+from titokc.weights.locate import ModelFiles, fetch, find, locate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from titokc.models.interface import Tokenizer
+
+__all__ = ["fetch", "find", "fingerprint", "load", "locate", "save"]
+
+
+def load(name_or_path: str | os.PathLike[str] = "nano", device: str = "cpu", *, download: bool = False) -> "Tokenizer":
+    """The tokenizer on `device`, in evaluation mode, with its `name`, `model_id` and `fingerprint` set.
+
+    name_or_path: "nano" (embedded), a TiTok name ("titok-l-32"), an installed model's name, a hub repository
+        ("owner/name"), a model directory, or a .safetensors, .bin or .pth file (its config.json beside it; a TiTok's
+        configuration is read off its weights where there is none).
+    download: fetch from the hub what is not on this machine. Nothing touches the network otherwise.
+
+    Raises ModelNotFoundError, which says where it looked and how to get the model, and WeightsError for weights that
+    do not fit their configuration.
+    """
+    try:
+        files = locate(name_or_path)
+    except ModelNotFoundError:
+        if not download:
+            raise
+        files = fetch(os.fspath(name_or_path))
+    return load_files(files).to(device)
+
+
+def load_files(files: ModelFiles) -> "Tokenizer":
+    """`load` for files that `locate` has found, on the CPU."""
+    from titokc.weights.tensors import read
+
+    tokenizer = _build(files.read_config(), read(files.weights), files)
+    tokenizer.name = files.name
+    tokenizer.model_id = MODEL_IDS.get(files.name, 0)
+    tokenizer.fingerprint = fingerprint(tokenizer)
+    _check_known(tokenizer)
+    return tokenizer.eval()
+
+
+def save(tokenizer: "Tokenizer", directory: str | os.PathLike[str]) -> None:
+    """Writes a model directory, config.json and model.safetensors, that `load` takes; all of it or nothing.
+
+    A model directory that is there already is replaced. Raises OutputError.
+    """
+    from titokc.weights.tensors import write
+
+    write(directory, config_of(tokenizer), tokenizer.state_dict(), fingerprint(tokenizer))
+
+
+def fingerprint(tokenizer: "Tokenizer") -> bytes:
+    """SHA-256 (32 bytes) of what decides the tokenizer's output, the same whatever file it was loaded from.
+
+    Hashed are the configuration as JSON (keys sorted, no spaces, ASCII) and a line feed; then for each tensor of the
+    state dict, by name, "NAME DTYPE D1xD2x...", a line feed, and its elements in row-major order, little-endian.
+    """
+    from titokc.weights.tensors import raw_bytes
+
+    digest = hashlib.sha256()
+    digest.update(json.dumps(config_of(tokenizer), sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n")
+    for name, tensor in sorted(tokenizer.state_dict().items()):
+        shape = "x".join(map(str, tensor.shape))
+        digest.update(f"{name} {str(tensor.dtype).removeprefix('torch.')} {shape}\n".encode())
+        digest.update(raw_bytes(tensor))
+    return digest.digest()
+
+
+def config_of(tokenizer: "Tokenizer") -> dict[str, Any]:
+    """What config.json says of the tokenizer: its architecture, and the fields of its configuration."""
+    from titokc.models.titok import TiTok
+
+    architecture = "titok" if isinstance(tokenizer, TiTok) else "nano"
+    return {"architecture": architecture, **dataclasses.asdict(tokenizer.config)}  # type: ignore[call-overload]
+
+
+def _build(config: dict[str, Any] | None, tensors: "dict[str, Tensor]", files: ModelFiles) -> "Tokenizer":
+    if config is not None and config.get("architecture") == "nano":
+        return _build_nano(config, tensors, files)
+    import torch
+
+    from titokc.models.titok import TiTok
+    from titokc.models.titok_config import TiTokConfig
+    from titokc.weights.tensors import check_fit, in_float32
+
+    try:
+        if config is None:
+            titok_config = TiTokConfig.from_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        else:
+            titok_config = TiTokConfig.from_dict(config)
+    except WeightsError as error:
+        raise WeightsError(f"{files.config or files.weights}: {error}") from error
+    with torch.device("meta"):
+        tokenizer = TiTok(titok_config)
+    check_fit(tokenizer.state_dict(), tensors, files.weights)
+    tokenizer.load_state_dict(in_float32(tensors, files.weights), assign=True)
+    return tokenizer
+
+
+def _build_nano(config: dict[str, Any], tensors: "dict[str, Tensor]", files: ModelFiles) -> "Tokenizer":
+    from titokc.models.nano import NanoConfig, NanoTokenizer
+
+    hints = get_type_hints(NanoConfig)
+    try:
+        fields = {name: value for name, value in config.items() if name != "architecture"}
+        unknown = ", ".join(sorted(set(fields) - set(hints)))
+        if unknown:
+            raise ValueError(f"unknown keys {unknown}")
+        tokenizer = NanoTokenizer(
+            NanoConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        )
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{files.config}: not a configuration of a nano tokenizer: {error}") from error
+    try:
+        tokenizer.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"{files.weights}: {' '.join(str(error).split())}") from error
+    return tokenizer
+
+
+def _check_known(tokenizer: "Tokenizer") -> None:
+    """Raises ModelMismatchError for a model that goes by a known name and cannot be the known one."""
+    row = KNOWN_MODELS.get(tokenizer.model_id)
+    if row is None:
+        return
+    found = (
+        tokenizer.bits_per_index,
+        tokenizer.min_tokens,
+        tokenizer.max_tokens,
+        tokenizer.nested,
+        tokenizer.image_size,
+    )
+    if found != row[2:]:
+        raise ModelMismatchError(
+            f"what is here as {row.name} makes {_described(*found)}, expected {_described(*row[2:])}"
+        )
+
+
+def _described(bits: int, fewest: int, most: int, nested: bool, side: int) -> str:
+    count = f"{fewest}..{most} nested" if nested else str(most)
+    return f"{count} tokens of {bits} bits from {side}x{side} pixels"

@@ -1,0 +1,164 @@
+"""Weights files <-> tensors: safetensors, or pickles that can hold nothing but tensors, and whole model directories.
+
+`titokc.weights` builds models from what is read here.
+"""
+
+import json
+import os
+import pickle
+import shutil
+import struct
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from titokc.errors import OutputError, WeightsError
+from titokc.files import reason
+from titokc.weights.locate import CONFIG_NAME, WEIGHTS_NAMES
+
+# What safetensors and torch's restricted unpickler raise on damaged files: found by damaging some.
+_DAMAGE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ImportError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+)
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors in a .safetensors, .bin or .pth file, on the CPU. Raises WeightsError for any other content."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        detail = reason(error) if isinstance(error, OSError) else " ".join(str(error).split())[:200]
+        raise WeightsError(f"{path}: not a readable weights file ({detail or type(error).__name__})") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: expected a dictionary of tensors, found {type(content).__name__}")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise WeightsError(f"{path}: expected a dictionary of tensors, {name!r} is {type(tensor).__name__}")
+    return content
+
+
+def write(
+    directory: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor], fingerprint: bytes
+) -> None:
+    """Writes config.json and model.safetensors (which notes the fingerprint) into a folder, all of it or nothing.
+
+    A model directory of that name is replaced, anything else that is there is left alone. Raises OutputError.
+    """
+    target = Path(directory)
+    if target.exists() and not (target.is_dir() and (_is_model(target) or not any(target.iterdir()))):
+        raise OutputError(f"{target} exists and is no model directory: choose another name")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", suffix=".part", dir=target.parent))
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {reason(error)}") from error
+    try:
+        new = staging / "new"
+        new.mkdir()
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(plain, new / WEIGHTS_NAMES[0], {"format": "pt", "fingerprint": fingerprint.hex()})
+        (new / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        for path in (*new.iterdir(), new):
+            _sync(path)
+        if target.exists():
+            target.rename(staging / "old")
+        try:
+            new.rename(target)
+        except OSError:
+            with suppress(OSError):
+                (staging / "old").rename(target)
+            raise
+        _sync(target.parent)
+    except SafetensorError as error:
+        raise OutputError(f"{target} cannot be written: {error}") from error
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {reason(error)}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: Path) -> None:
+    """Raises WeightsError unless both have the same names and shapes; it names what is missing, extra or misshapen."""
+    misshapen = [
+        f"{name} is {_shape(found[name])}, expected {_shape(tensor)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    wrong = {
+        "missing": sorted(set(expected) - set(found)),
+        "unexpected": sorted(set(found) - set(expected)),
+        "misshapen": misshapen,
+    }
+    complaints = [f"{len(names)} {kind} ({_first(names)})" for kind, names in wrong.items() if names]
+    if complaints:
+        raise WeightsError(f"{source}: the tensors do not fit the configuration: {'; '.join(complaints)}")
+
+
+def in_float32(tensors: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
+    """Float32 copies where they are needed, each tensor with its own memory. Raises WeightsError for integers."""
+    out: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        if not tensor.dtype.is_floating_point:
+            raise WeightsError(f"{source}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, expected floats")
+        tensor = tensor.to(torch.float32).contiguous()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in storages or storage.nbytes() != tensor.nbytes:
+            tensor = tensor.clone()
+        storages.add(tensor.untyped_storage().data_ptr())
+        out[name] = tensor
+    return out
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The elements' bytes in row-major order."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / CONFIG_NAME).is_file() and (folder / WEIGHTS_NAMES[0]).is_file()
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+def _first(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _sync(path: Path) -> None:
+    """To the disk; folders too, where the system can open them (Windows cannot)."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
