@@ -1,6 +1,6 @@
 """Models by name or path: `load`, `save`, and the fingerprint that ties a `.tok` file to the weights it was made with.
 
-`titokc.weights.locate` knows the places and downloads, `titokc.weights.tensors` reads and writes the files, and
+`titokc.weights.places` knows the places and downloads, `titokc.weights.tensors` reads and writes the files, and
 `titokc.models` has the architectures. torch is imported when a model is loaded.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from titokc.container import KNOWN_MODELS
 from titokc.errors import ModelMismatchError, ModelNotFoundError, WeightsError
 from titokc.weights.known import MODEL_IDS
-from titokc.weights.locate import ModelFiles, fetch, find, locate
+from titokc.weights.places import ModelFiles, fetch, find, locate
 
 if TYPE_CHECKING:
     from torch import Tensor

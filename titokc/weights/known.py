@@ -1,6 +1,6 @@
 """The released TiTok tokenizers by name: where their weights live, and what is known of them. No torch, no network.
 
-Ids for `.tok` files are in `titokc.container.KNOWN_MODELS`; `titokc.weights.locate` finds the files.
+Ids for `.tok` files are in `titokc.container.KNOWN_MODELS`; `titokc.weights.places` finds the files.
 """
 
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from titokc.errors import OutputError, WeightsError
 from titokc.files import reason
-from titokc.weights.locate import CONFIG_NAME, WEIGHTS_NAMES
+from titokc.weights.places import CONFIG_NAME, WEIGHTS_NAMES
 
 # What safetensors and torch's restricted unpickler raise on damaged files: found by damaging some.
 _DAMAGE = (
