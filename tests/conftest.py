@@ -1,0 +1,97 @@
+"""How much hypothesis tries: 100 examples, or 2,000 of each property with `--hypothesis-profile=thorough`."""
+
+`--hypothesis-profile=thorough` tries 2,000 examples of each property instead of 100.
+"""
+
+import hashlib
+import socket
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+settings.register_profile("quick", deadline=None, max_examples=100)
+settings.register_profile("thorough", deadline=None, max_examples=2000)
+settings.load_profile("quick")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Nothing may connect to anything but this machine."""
+    connect = socket.socket.connect
+
+    def refuse(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to connect to {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def make_tiny():
+    """A function that makes tiny tokenizers: real ones, nested, deterministic, a millisecond a picture.
+
+    Token k is the mean colour of one of 8 x 16 cells, 4 bits a channel. Cells come in scattered order, and decoding
+    gives every cell the colour of the nearest one that the code has, so that any prefix is a poorer picture.
+    """
+    import torch
+    from torch import nn
+
+    from titokc.models.interface import Reconstruction, Tokenizer
+
+    class Tiny(Tokenizer):
+        codebook_size = 4096
+        max_tokens = 128
+
+        def __init__(self, *, model_id=1, nested=True, image_size=64, seed=b"tiny"):
+            super().__init__()
+            self.image_size = image_size
+            self.nested = nested
+            self.min_tokens = 32 if nested else 128
+            self.model_id = model_id
+            self.name = "nano-1" if model_id == 1 else "tiny"
+            self.fingerprint = hashlib.sha256(seed).digest()
+            self.batches = []  # sizes of those that came through
+            self.levels = nn.Parameter(torch.full((1,), 15.0))
+            self.register_buffer("order", torch.tensor([int(f"{i:07b}"[::-1], 2) for i in range(128)]))
+            places = torch.cartesian_prod(torch.arange(8.0) * 2, torch.arange(16.0))
+            self.register_buffer("distance", torch.cdist(places, places[self.order]))
+
+        def encode(self, images, tokens=None):
+            self.batches.append(len(images))
+            means = nn.functional.adaptive_avg_pool2d(images.float(), (8, 16)).flatten(2)
+            red, green, blue = (means * self.levels).round().long().unbind(1)
+            return (red * 256 + green * 16 + blue)[:, self.order][:, : tokens or self.max_tokens]
+
+        def decode(self, indices):
+            self.batches.append(len(indices))
+            codes = indices[:, self.distance[:, : indices.shape[1]].argmin(1)]
+            colours = torch.stack([codes // 256, codes // 16 % 16, codes % 16], 1) / self.levels
+            square = (self.image_size, self.image_size)
+            return nn.functional.interpolate(colours.view(-1, 3, 8, 16), square, mode="bilinear")
+
+        def forward(self, images, tokens=None):
+            indices = self.encode(images, tokens)
+            return Reconstruction(self.decode(indices), indices, images.new_zeros(()))
+
+    return Tiny
+
+
+@pytest.fixture
+def tiny(make_tiny):
+    return make_tiny()
+
+
+@pytest.fixture(scope="session")
+def photo():
+    """A function that makes smooth pictures with some texture, the same for the same size and seed."""
+
+    def make(width=96, height=64, seed=0):
+        rng = np.random.default_rng(seed)
+        small = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize((width, height), 3)
+        noise = rng.integers(-12, 13, (height, width, 3))
+        return Image.fromarray(np.clip(np.asarray(small).astype(int) + noise, 0, 255).astype(np.uint8))
+
+    return make

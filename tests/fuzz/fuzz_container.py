@@ -1,0 +1,137 @@
+"""Throws damaged files at the container: only typed errors may come out, and what is accepted must be canonical.
+
+`python tests/fuzz/fuzz_container.py --seconds 60 --seed 1` mutates the conformance vectors at random.
+`python tests/fuzz/fuzz_container.py --atheris [libFuzzer options] [CORPUS]` is coverage-guided, where atheris is
+installed. Both also repair length, filling bits and checksum after a mutation, to get past them.
+"""
+
+import argparse
+import binascii
+import random
+import sys
+import time
+import zlib
+from contextlib import nullcontext
+from pathlib import Path
+
+try:
+    import atheris
+except ImportError:
+    atheris = None
+
+with atheris.instrument_imports(include=["titokc"]) if atheris else nullcontext():
+    from titokc import container
+    from titokc.errors import TitokcError
+
+VECTORS = Path(__file__).parents[2] / "formats" / "vectors"
+LONGEST_REPAIR = 1 << 16
+
+
+def check(data: bytes) -> bool:
+    """One input, as it is and repaired; True if a file was accepted. Anything but a TitokcError is a finding."""
+    return any([check_one(data), check_one(repaired(data))])
+
+
+def check_one(data: bytes) -> bool:
+    whole = None
+    try:
+        whole = container.unpack(data)
+        if container.pack(*whole) != data or container.file_size(whole[0]) != len(data):
+            raise RuntimeError("accepted, but not the one valid encoding")
+        if container.read_header(data) != whole[0]:
+            raise RuntimeError("unpack and read_header differ")
+    except TitokcError:
+        pass
+    try:
+        header, indices = container.unpack(data, partial=True)
+        if whole and (header, indices) != whole:
+            raise RuntimeError("a whole file reads differently as a cut one")
+        if header.nested and container.unpack(container.pack(header, indices)) != (header, indices):
+            raise RuntimeError("a cut file of a nested model cannot be written again")
+    except TitokcError:
+        if whole:
+            raise RuntimeError("a whole file is refused as a cut one") from None
+    try:
+        count = len(container.unpack_bare(data, 12))
+        if count != len(data) * 8 // 12:
+            raise RuntimeError("a bare payload of another length")
+        if container.from_text(container.to_text(data)) != data:
+            raise RuntimeError("the text form does not come back")
+        container.from_text(data.decode("latin-1"))
+    except TitokcError:
+        pass
+    return whole is not None
+
+
+def repaired(data: bytes) -> bytes:
+    """The same content with magic, version, filling bits, length and checksum made right, where that is possible."""
+    body = bytearray(container.MAGIC + data[4:])
+    if len(body) > 4:
+        body[4] = container.VERSION << 5 | body[4] & 0x1C
+    try:
+        header = container.read_header(bytes(body), partial=True)
+        payload_bits = header.tiles * header.tokens_per_tile * header.bits_per_index
+        start = container.file_size(header) - header.payload_bytes
+        start -= 2 if container.file_size(header) <= container.SHORT_FILE_SIZE else 4
+        if header.payload_bytes <= LONGEST_REPAIR:
+            body = body[: start + header.payload_bytes].ljust(start + header.payload_bytes, b"\0")
+            body[-1] &= 0xFF << -payload_bits % 8 & 0xFF
+    except TitokcError:
+        pass
+    if len(body) + 2 <= container.SHORT_FILE_SIZE:
+        return bytes(body) + binascii.crc_hqx(body, 0xFFFF).to_bytes(2, "big")
+    return bytes(body) + zlib.crc32(body).to_bytes(4, "big")
+
+
+def mutated(data: bytes, other: bytes, source: random.Random) -> bytes:
+    out = bytearray(data)
+    for _ in range(source.randint(1, 4)):
+        # Half of the changes hit the header, where the rules are.
+        at = source.randrange(min(len(out), 17) + 1) if source.random() < 0.5 else source.randrange(len(out) + 1)
+        kind = source.randrange(6)
+        if kind == 0 and at < len(out):
+            out[at] ^= 1 << source.randrange(8)
+        elif kind == 1 and at < len(out):
+            out[at] = source.choice((0, 1, 0x7F, 0x80, 0xFF, source.randrange(256)))
+        elif kind == 2:
+            out[at:at] = source.randbytes(source.randint(1, 4))
+        elif kind == 3:
+            del out[at : at + source.randint(1, 4)]
+        elif kind == 4:
+            del out[at:]
+        else:
+            out[at:] = other[at:]
+    return bytes(out)
+
+
+def run_random(seconds: float, seed: int) -> None:
+    source = random.Random(seed)
+    seeds = [path.read_bytes() for path in sorted(VECTORS.rglob("*.tok"))]
+    small = [data for data in seeds if len(data) < 600]
+    tried = accepted = 0
+    stop = time.monotonic() + seconds
+    while time.monotonic() < stop:
+        data = mutated(source.choice(small if tried % 50 else seeds), source.choice(small), source)
+        try:
+            accepted += check(data)
+        except BaseException:
+            sys.stderr.write(f"finding after {tried} inputs of seed {seed}: {data.hex()}\n")
+            raise
+        tried += 1
+    sys.stdout.write(f"{tried} inputs, {accepted} accepted, no finding\n")
+    if not accepted:
+        raise SystemExit("no mutated input was ever accepted: the repair does not work")
+
+
+if __name__ == "__main__":
+    if "--atheris" in sys.argv:
+        if atheris is None:
+            raise SystemExit("atheris is not installed; without --atheris this script needs nothing")
+        atheris.Setup([argument for argument in sys.argv if argument != "--atheris"], check)
+        atheris.Fuzz()
+    else:
+        parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+        parser.add_argument("--seconds", type=float, default=60)
+        parser.add_argument("--seed", type=int, default=0)
+        options = parser.parse_args()
+        run_random(options.seconds, options.seed)
