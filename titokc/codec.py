@@ -29,7 +29,14 @@ from titokc.container import (
     unpack,
     unpack_bare,
 )
-from titokc.errors import LimitExceededError, ModelMismatchError, ModelNotFoundError, TitokcError, UsageError
+from titokc.errors import (
+    ContainerError,
+    LimitExceededError,
+    ModelMismatchError,
+    ModelNotFoundError,
+    TitokcError,
+    UsageError,
+)
 from titokc.files import read_bytes
 
 if TYPE_CHECKING:
@@ -127,7 +134,6 @@ class Codec:
         return_errors: yield a picture's TitokcError in its place instead of raising it. What concerns all pictures (no
             such model, no such number of tokens) is raised all the same.
         """
-
         _check_form(form)
 
         def read(picture: Picture) -> Image.Image:
@@ -188,7 +194,6 @@ class Codec:
             its length; `size` (default: the model's own square) and `tiles` are what the encoder had.
         return_errors: yield a file's TitokcError in its place instead of raising it.
         """
-
         _check_form(form)
 
         def read(source: TokFile) -> tuple[Header, list[int]] | bytes:
@@ -207,8 +212,11 @@ class Codec:
             imaging.check_limits(target, self.limits)
             grid = tiling.parse_grid((header.rows, header.columns), target, 0)
             left, top, right, bottom = tiling.boxes(target, grid)[0]
+            tokenizer = self._tokenizer_for(header)
+            if max(indices) >= tokenizer.codebook_size:
+                raise ContainerError(f"index {max(indices)}: {tokenizer.name} has {tokenizer.codebook_size} codes")
             return _Job(
-                self._tokenizer_for(header),
+                tokenizer,
                 header.tokens_per_tile,
                 header.tiles,
                 inputs=(indices[tile :: header.tiles] for tile in range(header.tiles)),

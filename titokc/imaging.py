@@ -16,7 +16,7 @@ from titokc.container import DEFAULT_LIMITS, MAGIC, Limits
 from titokc.errors import InputError, LimitExceededError, UsageError
 from titokc.files import reason
 
-READABLE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF")
+READABLE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF")
 READABLE_SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff"}
     | {".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".gif", ".avif"}

@@ -19,9 +19,9 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, number = name.partition(":")
-    if kind not in DEVICES or (number and not number.isdecimal()):
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(kind)
+    if there is None or not (number.isdecimal() or name == kind):
         raise UsageError(f"device {name!r}: expected one of {', '.join(DEVICES)}")
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
     if int(number or 0) >= there:
         raise UsageError(f"device {name}: torch finds {there} of this kind")
     return torch.device(name)

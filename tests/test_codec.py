@@ -1,0 +1,390 @@
+"""Pictures -> bytes -> pictures: sizes, grids, budgets, forms, batches, refusals. On a tiny tokenizer."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import titokc
+from titokc import container
+from titokc.codec import Codec
+from titokc.container import Limits
+from titokc.errors import (
+    ContainerError,
+    InputError,
+    LimitExceededError,
+    ModelMismatchError,
+    ModelNotFoundError,
+    UsageError,
+)
+
+
+@pytest.fixture
+def codec(tiny):
+    return Codec(tokenizer=tiny)
+
+
+def psnr(a, b):
+    error = np.asarray(a).astype(float) - np.asarray(b)
+    return 10 * np.log10(255**2 / np.mean(error**2))
+
+
+def test_bytes_of_a_256_pixel_square(codec, photo):
+    """32, 64, 96, 128 tokens are 48, 96, 144, 192 bytes of payload and 11 around them."""
+    sizes = [len(codec.encode(photo(256, 256), tokens=tokens)) for tokens in (32, 64, 96, 128)]
+    assert sizes == [59, 107, 155, 203]
+    assert len(codec.encode(photo(256, 256))) == 203
+
+
+def test_a_flat_picture_byte_for_byte(codec):
+    """Mean colour 0xabc in steps of 17: all 32 indices are 0xabc."""
+    from PIL import Image
+
+    data = codec.encode(Image.new("RGB", (256, 256), (0xAA, 0xBB, 0xCC)), tokens=32)
+    assert data[:9].hex() == "f5746f6b20011f" + codec.tokenizer.fingerprint[:2].hex()
+    assert data[9:-2] == bytes.fromhex("abcabc" * 16)
+    assert codec.decode(data).getcolors() == [(65_536, (0xAA, 0xBB, 0xCC))]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (64, 64), (97, 31), (300, 200)])
+@pytest.mark.parametrize("tiles", ["1x1", "auto"])
+def test_every_size_comes_back(codec, photo, size, tiles):
+    data = codec.encode(photo(*size), tiles=tiles)
+    picture = codec.decode(data)
+    assert (picture.size, picture.mode) == (size, "RGB")
+    header = titokc.read_header(data)
+    assert (header.width, header.height) == size
+
+
+def test_more_tokens_and_more_tiles_are_better(codec, photo):
+    picture = photo(192, 128)
+    coarse, fine = (codec.decode(codec.encode(picture, tokens=n)) for n in (32, 128))
+    tiled = codec.decode(codec.encode(picture, tiles="2x3"))
+    assert psnr(coarse, picture) < psnr(fine, picture) < psnr(tiled, picture)
+
+
+def test_tokens_are_interleaved_so_that_a_prefix_shows_the_whole_picture(codec, photo):
+    picture = photo(192, 128)
+    _, indices = container.unpack(codec.encode(picture, tiles="2x3"))
+    shorter = container.unpack(codec.encode(picture, tiles="2x3", tokens=32))[1]
+    assert indices[: 6 * 32] == shorter
+    left_top = picture.crop((0, 0, 67, 67))
+    assert indices[::6] == container.unpack(codec.encode(left_top))[1]
+
+
+def test_truncating_equals_encoding_fewer_tokens(codec, photo):
+    picture = photo(192, 128)
+    whole = codec.encode(picture, tiles="2x3")
+    assert titokc.truncate(whole, 40) == codec.encode(picture, tiles="2x3", tokens=40)
+
+
+def test_partial_files_decode_to_a_poorer_picture(codec, photo):
+    picture = photo()
+    data = codec.encode(picture)
+    with pytest.raises(container.TruncatedError):
+        codec.decode(data[:100])
+    poorer = codec.decode(data[:100], partial=True)
+    assert poorer.size == picture.size
+    assert 8 < psnr(poorer, picture) < psnr(codec.decode(data), picture)
+    assert codec.decode(data, partial=True).tobytes() == codec.decode(data).tobytes()
+
+
+def test_size_of_the_result_can_be_chosen(codec, photo):
+    data = codec.encode(photo(192, 128), tiles="2x3")
+    assert codec.decode(data, size=(50, 40)).size == (50, 40)
+    assert codec.decode(data, size=(500, 300)).size == (500, 300)
+    with pytest.raises(UsageError, match="2x3"):
+        codec.decode(data, size=(2, 2))
+    with pytest.raises(LimitExceededError):
+        codec.decode(data, size=(20_000, 1000))
+
+
+class TestBareAndText:
+    def test_the_payload_alone(self, codec, photo):
+        picture = photo(192, 128)
+        data = codec.encode(picture, tokens=32)
+        bare = codec.encode(picture, tokens=32, form="bare")
+        assert len(bare) == 48
+        assert bare in data
+        assert codec.decode(bare, form="bare", size=(192, 128)).tobytes() == codec.decode(data).tobytes()
+        assert codec.decode(bare, form="bare").size == (64, 64)
+
+    def test_as_text(self, codec, photo):
+        picture = photo(192, 128)
+        text = codec.encode(picture, tokens=32, form="base64")
+        assert len(text) == 64
+        assert container.from_text(text.decode()) == codec.encode(picture, tokens=32, form="bare")
+        again = codec.decode(text + b"\n", form="base64", size=(192, 128))
+        assert again.tobytes() == codec.decode(codec.encode(picture, tokens=32)).tobytes()
+
+    def test_tiles(self, codec, photo):
+        picture = photo(192, 128)
+        bare = codec.encode(picture, tokens=33, tiles="2x3", form="bare")
+        again = codec.decode(bare, form="bare", size=(192, 128), tiles="2x3")
+        assert again.tobytes() == codec.decode(codec.encode(picture, tokens=33, tiles="2x3")).tobytes()
+        with pytest.raises(UsageError, match="do not share out"):
+            codec.decode(bare, form="bare", tiles="4x4")
+
+    @pytest.mark.parametrize("length", [0, 1, 195, 4000])
+    def test_lengths_that_no_code_has(self, codec, length):
+        with pytest.raises((UsageError, ContainerError)):
+            codec.decode(bytes(length), form="bare")
+
+    def test_fixed_length_models_take_no_other_length(self, make_tiny):
+        codec = Codec(tokenizer=make_tiny(model_id=0, nested=False))
+        with pytest.raises(UsageError, match=r"32 tokens a tile, expected 128\.\.128"):
+            codec.decode(bytes(48), form="bare")
+        assert codec.decode(bytes(48), form="bare", partial=True).size == (64, 64)
+
+    def test_damaged_text(self, codec):
+        for text in (b"A" * 63 + b"=", b"\xff" * 64, b"A" * 63 + b"+"):
+            with pytest.raises(ContainerError):
+                codec.decode(text, form="base64")
+
+    def test_unknown_form(self, codec, photo):
+        for call in (codec.encode, codec.decode):
+            with pytest.raises(UsageError, match="form"):
+                call(photo(), form="hex")
+
+
+class TestTargetSize:
+    @pytest.mark.parametrize("form", ["tok", "bare", "base64"])
+    @pytest.mark.parametrize("budget", [64, 100, 204, 300, 1000, 3000])
+    def test_is_never_exceeded(self, codec, photo, budget, form):
+        assert len(codec.encode(photo(192, 128), target_size=budget, form=form)) <= budget
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        st.integers(1, 400), st.integers(1, 400), st.integers(66, 3000), st.sampled_from([None, "1x1", "auto", "2x2"])
+    )
+    def test_is_never_exceeded_by_any_picture(self, make_tiny, photo, width, height, budget, tiles):
+        codec = Codec(tokenizer=make_tiny())
+        try:
+            data = codec.encode(photo(width, height), target_size=budget, tiles=tiles)
+        except UsageError:
+            assert tiles in ("auto", "2x2")
+        else:
+            assert len(data) <= budget
+
+    def test_is_the_best_of_what_fits(self, codec, photo):
+        picture = photo(192, 128)
+        best = psnr(codec.decode(codec.encode(picture, target_size=800)), picture)
+        for tiles, tokens in (("1x1", 128), ("2x2", 128), ("2x3", 85), ("2x4", 64), ("3x4", 43)):
+            data = codec.encode(picture, tiles=tiles, tokens=tokens)
+            assert len(data) <= 800
+            assert psnr(codec.decode(data), picture) <= best
+
+    def test_a_larger_budget_is_not_worse(self, codec, photo):
+        picture = photo(192, 128)
+        results = [psnr(codec.decode(codec.encode(picture, target_size=n)), picture) for n in (70, 210, 800, 3000)]
+        assert results == sorted(results)
+
+    def test_what_is_given_stays(self, codec, photo):
+        picture = photo(192, 128)
+        header = titokc.read_header(codec.encode(picture, target_size=800, tiles="2x3"))
+        assert (header.rows, header.columns, header.tokens_per_tile) == (2, 3, 87)
+        header = titokc.read_header(codec.encode(picture, target_size=800, tokens=50))
+        assert header.tokens_per_tile == 50
+
+    def test_too_small_a_budget_names_the_smallest_file(self, codec, photo):
+        with pytest.raises(UsageError, match=r"58 bytes is too small: the smallest .* nano-1 has 59"):
+            codec.encode(photo(256, 256), target_size=58)
+        assert len(codec.encode(photo(256, 256), target_size=59)) == 59
+        assert len(codec.encode(photo(256, 256), target_size=48, form="bare")) == 48
+
+    def test_fixed_length_models(self, make_tiny, photo):
+        codec = Codec(tokenizer=make_tiny(model_id=0, nested=False))
+        assert len(codec.encode(photo(192, 128), target_size=1000)) <= 1000
+        with pytest.raises(UsageError, match="too small"):
+            codec.encode(photo(192, 128), target_size=200)
+
+
+class TestBatches:
+    def test_results_are_those_of_one_at_a_time_in_order(self, codec, photo):
+        pictures = [photo(40 + 30 * i, 200 - 20 * i, seed=i) for i in range(7)]
+        tiles = ["1x1", "2x3"]
+        for grid in tiles:
+            alone = [codec.encode(picture, tiles=grid) for picture in pictures]
+            assert list(codec.encode_many(pictures, tiles=grid)) == alone
+            together = list(codec.decode_many(alone))
+            assert [p.tobytes() for p in together] == [codec.decode(data).tobytes() for data in alone]
+
+    def test_tiles_of_several_pictures_share_a_batch(self, tiny, photo):
+        codec = Codec(tokenizer=tiny, batch_size=4)
+        files = list(codec.encode_many([photo(seed=i) for i in range(3)], tiles="1x2"))
+        assert set(tiny.batches) == {1}  # tile by tile on the CPU, so that tokens cannot depend on the neighbours
+        tiny.batches.clear()
+        list(codec.decode_many(files))
+        assert tiny.batches == [4, 2]
+
+    def test_files_of_different_lengths(self, codec, photo):
+        files = [codec.encode(photo(seed=i), tokens=32 + 16 * (i // 2), tiles="1x2") for i in range(6)]
+        assert [p.tobytes() for p in codec.decode_many(files)] == [codec.decode(data).tobytes() for data in files]
+
+    def test_results_come_while_input_is_still_read(self, tiny, photo):
+        codec = Codec(tokenizer=tiny, batch_size=2)
+        read = []
+
+        def pictures():
+            for i in range(10):
+                read.append(i)
+                yield photo(seed=i)
+
+        results = codec.encode_many(pictures())
+        next(results)
+        assert len(read) <= 2
+
+    def test_errors_in_their_place(self, codec, photo):
+        pictures = [photo(), b"junk", photo(5, 1, seed=1), photo(seed=2)]
+        results = list(codec.encode_many(pictures, tiles="2x2", return_errors=True))
+        assert [type(result) for result in results] == [bytes, InputError, UsageError, bytes]
+        files = [results[0], b"junk", results[3][:50], results[3]]
+        decoded = list(codec.decode_many(files, return_errors=True))
+        assert [type(result).__name__ for result in decoded] == ["Image", "MagicError", "TruncatedError", "Image"]
+        with pytest.raises(InputError):
+            list(codec.encode_many(pictures, tiles="2x2"))
+
+    def test_what_concerns_all_is_raised_at_once(self, codec, photo):
+        with pytest.raises(UsageError, match="500 tokens: nano-1 makes 32 to 128"):
+            list(codec.encode_many([photo()], tokens=500, return_errors=True))
+
+    def test_nothing_in_nothing_out(self, codec):
+        assert list(codec.encode_many([])) == []
+        assert list(codec.decode_many([])) == []
+
+
+class TestModels:
+    def test_the_file_names_its_model(self, tiny, photo, monkeypatch):
+        asked = []
+
+        def load(name, device):
+            asked.append(name)
+            return tiny
+
+        monkeypatch.setattr("titokc.weights.load", load, raising=False)
+        codec = Codec(device="cpu")
+        data = codec.encode(photo())
+        assert asked == ["nano"]
+        codec.decode(data)
+        codec.decode(data)
+        assert asked == ["nano"]
+        Codec(device="cpu").decode(data)
+        assert asked == ["nano", "nano-1"]
+
+    def test_other_weights_are_refused_and_both_named(self, make_tiny, photo):
+        ours, theirs = make_tiny(seed=b"a"), make_tiny(model_id=0, seed=b"b")
+        data = Codec(tokenizer=ours).encode(photo())
+        with pytest.raises(ModelMismatchError) as caught:
+            Codec(tokenizer=theirs).decode(data)
+        for part in ("nano-1", ours.fingerprint[:2].hex(), "tiny", theirs.fingerprint.hex()[:16]):
+            assert part in str(caught.value)
+
+    def test_custom_models_have_to_be_given(self, make_tiny, photo):
+        custom = make_tiny(model_id=0)
+        data = Codec(tokenizer=custom).encode(photo())
+        assert titokc.read_header(data).model == "custom"
+        assert Codec(tokenizer=custom).decode(data).size == (96, 64)
+        with pytest.raises(ModelNotFoundError, match=custom.fingerprint[:2].hex()):
+            Codec(device="cpu").decode(data)
+
+    def test_indices_beyond_the_codebook_are_refused(self, make_tiny, photo):
+        custom = make_tiny(model_id=0)
+        data = Codec(tokenizer=custom).encode(photo())
+        custom.codebook_size = 2049
+        with pytest.raises(ContainerError, match="has 2049 codes"):
+            Codec(tokenizer=custom).decode(data)
+
+    def test_token_counts(self, make_tiny, photo):
+        for tokens in (0, 31, 129):
+            with pytest.raises(UsageError, match="nano-1 makes 32 to 128"):
+                Codec(tokenizer=make_tiny()).encode(photo(), tokens=tokens)
+        with pytest.raises(UsageError, match="tiny makes 128"):
+            Codec(tokenizer=make_tiny(model_id=0, nested=False)).encode(photo(), tokens=32)
+
+
+class TestSettings:
+    @pytest.mark.parametrize("device", ["cuda:99", "gpu", "", "cuda:x", "auto:1"])
+    def test_devices_that_are_not_there(self, device, photo):
+        with pytest.raises(UsageError, match="device"):
+            Codec(device=device).encode(photo())
+
+    def test_other_settings(self, tiny, photo):
+        with pytest.raises(UsageError):
+            Codec(batch_size=0)
+        with pytest.raises(UsageError):
+            Codec(threads=0)
+        with pytest.raises(UsageError):
+            Codec("nano", tokenizer=tiny)
+        codec = Codec(tokenizer=tiny, dtype="float8")
+        with pytest.raises(UsageError, match="dtype"):
+            codec.decode(codec.encode(photo()))
+
+    def test_decoding_in_bfloat16_is_near(self, tiny, photo):
+        data = Codec(tokenizer=tiny).encode(photo())
+        a, b = (Codec(tokenizer=tiny, dtype=dtype).decode(data) for dtype in (None, "bfloat16"))
+        assert np.abs(np.asarray(a).astype(int) - np.asarray(b)).mean() < 2
+
+    def test_limits_hold_on_both_sides(self, tiny, photo):
+        small = Codec(tokenizer=tiny, limits=Limits(max_pixels=1000))
+        with pytest.raises(LimitExceededError):
+            small.encode(photo())
+        with pytest.raises(LimitExceededError):
+            small.decode(Codec(tokenizer=tiny).encode(photo()))
+        with pytest.raises(LimitExceededError, match="tokens in all"):
+            Codec(tokenizer=tiny, limits=Limits(max_indices=1000)).encode(photo(), tiles="4x4")
+
+
+def test_pictures_can_be_paths_bytes_or_open_files(codec, photo, tmp_path):
+    path = tmp_path / "photo.png"
+    photo().save(path)
+    expected = codec.encode(photo())
+    with path.open("rb") as stream:
+        for source in (path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), stream):
+            assert codec.encode(source) == expected
+    (tmp_path / "photo.tok").write_bytes(expected)
+    assert codec.decode(tmp_path / "photo.tok").tobytes() == codec.decode(expected).tobytes()
+
+
+def test_the_picture_is_left_as_it_was(codec, photo):
+    picture = photo().convert("RGBA")
+    before = picture.tobytes()
+    codec.encode(picture)
+    assert (picture.mode, picture.tobytes()) == ("RGBA", before)
+
+
+def test_module_functions_load_once(tiny, photo, monkeypatch):
+    calls = []
+    monkeypatch.setattr("titokc.weights.load", lambda name, device: calls.append(name) or tiny, raising=False)
+    from titokc import codec as module
+
+    module._shared.cache_clear()
+    for seed in range(3):
+        data = titokc.encode(photo(seed=seed), tokens=32, device="cpu")
+        assert titokc.decode(data, device="cpu").size == (96, 64)
+    assert calls == ["nano"]
+    module._shared.cache_clear()
+
+
+@pytest.mark.cuda
+class TestCuda:
+    @pytest.fixture(autouse=True)
+    def _needs_a_gpu(self):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+    def test_tokens_and_pixels_are_near_the_cpus(self, make_tiny, photo):
+        cpu, cuda = Codec(tokenizer=make_tiny()), Codec(tokenizer=make_tiny().cuda())
+        data = cpu.encode(photo())
+        assert cuda.encode(photo()) == data
+        difference = np.asarray(cpu.decode(data)).astype(int) - np.asarray(cuda.decode(data))
+        assert np.abs(difference).mean() < 2
+
+    def test_encoding_is_in_batches_of_one_shape(self, make_tiny, photo):
+        tiny = make_tiny().cuda()
+        codec = Codec(tokenizer=tiny, batch_size=4)
+        list(codec.encode_many([photo(seed=i) for i in range(6)]))
+        assert tiny.batches == [4, 4]
