@@ -1,4 +1,4 @@
-"""How much hypothesis tries: 100 examples, or 2,000 of each property with `--hypothesis-profile=thorough`."""
+"""What all tests share: no network, tiny tokenizers, pictures, and how much hypothesis tries.
 
 `--hypothesis-profile=thorough` tries 2,000 examples of each property instead of 100.
 """
