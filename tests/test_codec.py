@@ -263,7 +263,7 @@ class TestModels:
             asked.append(name)
             return tiny
 
-        monkeypatch.setattr("titokc.weights.load", load, raising=False)
+        monkeypatch.setattr("titokc.weights.load", load)
         codec = Codec(device="cpu")
         data = codec.encode(photo())
         assert asked == ["nano"]
@@ -281,13 +281,17 @@ class TestModels:
         for part in ("nano-1", ours.fingerprint[:2].hex(), "tiny", theirs.fingerprint.hex()[:16]):
             assert part in str(caught.value)
 
-    def test_custom_models_have_to_be_given(self, make_tiny, photo):
+    def test_custom_models_are_given_or_installed(self, make_tiny, photo, monkeypatch, tmp_path):
         custom = make_tiny(model_id=0)
         data = Codec(tokenizer=custom).encode(photo())
         assert titokc.read_header(data).model == "custom"
         assert Codec(tokenizer=custom).decode(data).size == (96, 64)
+        monkeypatch.setenv("TITOKC_HOME", str(tmp_path))
         with pytest.raises(ModelNotFoundError, match=custom.fingerprint[:2].hex()):
             Codec(device="cpu").decode(data)
+        monkeypatch.setattr("titokc.weights.find", {custom.fingerprint[:2]: "mine"}.get)
+        monkeypatch.setattr("titokc.weights.load", lambda name, device: {"mine": custom}[name])
+        assert Codec(device="cpu").decode(data).size == (96, 64)
 
     def test_indices_beyond_the_codebook_are_refused(self, make_tiny, photo):
         custom = make_tiny(model_id=0)
@@ -356,7 +360,7 @@ def test_the_picture_is_left_as_it_was(codec, photo):
 
 def test_module_functions_load_once(tiny, photo, monkeypatch):
     calls = []
-    monkeypatch.setattr("titokc.weights.load", lambda name, device: calls.append(name) or tiny, raising=False)
+    monkeypatch.setattr("titokc.weights.load", lambda name, device: calls.append(name) or tiny)
     from titokc import codec as module
 
     module._shared.cache_clear()

@@ -354,11 +354,17 @@ class Codec:
             for loaded in self._loaded.values():
                 if _made(loaded, header):
                     return loaded
+            name: str | None = header.model
             if header.model_id == CUSTOM_MODEL_ID:
+                from titokc import weights
+
+                name = weights.find(header.fingerprint)
+            if name is None:
                 raise ModelNotFoundError(
-                    f"the file was made with a custom model (weights {header.fingerprint.hex()}...): say where it is"
+                    f"the file was made with a custom model (weights {header.fingerprint.hex()}...) "
+                    "that is not installed: say where it is"
                 )
-            tokenizer = self._load(header.model)
+            tokenizer = self._load(name)
         else:
             tokenizer = self.tokenizer
         if not _made(tokenizer, header):

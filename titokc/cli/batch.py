@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,7 +84,7 @@ def run(
 ) -> int:
     """Converts all tasks through `convert` (results or TitokcErrors, in order), writes, reports; the exit code.
 
-    An existing result is left alone: skipped, or (unless `force`) an error, after `check` of its input.
+    An existing result is left alone (skipped, or an error, after `check` of its input) unless `force`.
     """
     from tqdm import tqdm
 
@@ -93,7 +93,7 @@ def run(
     outcomes: dict[int, TitokcError | str] = {}
     pending = []
     for number, task in enumerate(tasks):
-        outcome = task.problem or (None if force else _existing(task, check, skip_existing))
+        outcome = task.problem or _existing(task, check, skip_existing, force)
         if outcome is None:
             pending.append(task)
         else:
@@ -245,32 +245,28 @@ def _refuse_collisions(tasks: list[Task]) -> list[Task]:
     for task in tasks:
         if task.target:
             sharing.setdefault(task.target, []).append(task.name)
-
-    def checked(task: Task) -> Task:
-        if task.target is None:
-            return task
-        names = sharing[task.target]
-        if len(names) > 1:
-            problem: TitokcError = OutputError(f"{task.target} would be the result of {' and '.join(names[:3])}")
-        elif task.source and task.target.exists() and task.source.exists() and task.target.samefile(task.source):
-            problem = OutputError("the result would take the place of its own input: say where with -o")
-        else:
-            return task
-        return Task(task.name, task.source, task.target, problem)
-
-    return [checked(task) for task in tasks]
+    problems = {
+        target: OutputError(f"{target} would be the result of {' and '.join(names[:3])}")
+        for target, names in sharing.items()
+        if len(names) > 1
+    }
+    return [replace(task, problem=problems[task.target]) if task.target in problems else task for task in tasks]
 
 
-def _existing(task: Task, check: Callable[[Path], object], skip: bool) -> TitokcError | str | None:
+def _existing(task: Task, check: Callable[[Path], object], skip: bool, force: bool) -> TitokcError | str | None:
+    """What an existing result means for its task; None where it is no obstacle."""
     if task.target is None or not task.target.exists():
         return None
-    if skip:
-        return "skipped"
+    is_input = task.source is not None and task.source.exists() and task.target.samefile(task.source)
+    if not is_input and (force or skip):
+        return None if force else "skipped"
     try:
         if task.source:
             check(task.source)
     except TitokcError as error:
         return error
+    if is_input:
+        return OutputError("the result would take the place of its own input: say where with -o")
     return OutputError(f"{task.target} exists: --force overwrites it, --skip-existing leaves it out")
 
 
