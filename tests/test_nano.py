@@ -1,0 +1,144 @@
+"""nano on a tiny configuration: the linear code, prefixes, sizes, and the gradients that train it."""
+
+import math
+
+import pytest
+import torch
+
+from titokc.errors import ModelMismatchError, UsageError
+from titokc.models.nano import NanoConfig, NanoTokenizer, dct_matrix, resize
+
+TINY = NanoConfig(
+    image_size=32,
+    thumb_size=16,
+    patch_size=4,
+    band=8,
+    num_tokens=6,
+    min_tokens=2,
+    codebook_size=32,
+    token_size=3,
+    width=16,
+    heads=2,
+    encoder_layers=1,
+    decoder_layers=1,
+)
+
+
+def pictures(count: int, seed: int, side: int = 32) -> torch.Tensor:
+    """Smooth random pictures [count, 3, side, side] in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    return torch.nn.functional.interpolate(coarse, side, mode="bicubic").clamp(0, 1)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> NanoTokenizer:
+    torch.manual_seed(0)
+    tokenizer = NanoTokenizer(TINY)
+    tokenizer.initialise(pictures(64, seed) for seed in range(100))
+    return tokenizer.eval()
+
+
+def test_dct_of_two_points() -> None:
+    half = 1 / math.sqrt(2)
+    torch.testing.assert_close(dct_matrix(2, 2), torch.tensor([[half, half], [half, -half]]))
+
+
+def test_dct_is_orthonormal() -> None:
+    matrix = dct_matrix(64, 64)
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(64), atol=1e-5, rtol=0)
+
+
+def test_resize_keeps_constant_pictures_and_low_frequencies() -> None:
+    torch.testing.assert_close(resize(torch.full((1, 3, 32, 32), 0.25), 16), torch.full((1, 3, 16, 16), 0.25))
+    small = pictures(2, 1, 16)
+    torch.testing.assert_close(resize(resize(small, 32), 16), small, atol=1e-5, rtol=0)
+
+
+def test_the_embedded_configuration() -> None:
+    with torch.device("meta"):
+        tokenizer = NanoTokenizer(NanoConfig())
+    assert (tokenizer.bits_per_index, tokenizer.image_size) == (12, 256)
+    assert (tokenizer.min_tokens, tokenizer.max_tokens, tokenizer.nested) == (32, 128, True)
+
+
+def test_untrained_nano_is_the_linear_code(fitted: NanoTokenizer) -> None:
+    images = pictures(8, 999)
+    indices = fitted.encode(images)
+    assert indices.shape == (8, 6)
+    assert indices.dtype == torch.int64
+    assert 0 <= int(indices.min()) <= int(indices.max()) < 32
+    centred = resize(images - 0.5, 16)
+    opponent = torch.einsum("dc,bchw->bdhw", fitted.opponent, centred)
+    coefficients = (fitted.dct @ opponent @ fitted.dct.T).flatten(1) / 16
+    residual = coefficients.clone()
+    for token in range(6):
+        places = fitted.quantizer.coefficients[token].long()
+        entries = fitted.quantizer.codebooks[token].T
+        nearest = torch.cdist(residual[:, places].double(), entries.double()).argmin(1)
+        assert nearest.tolist() == indices[:, token].tolist()
+        residual[:, places] -= entries[nearest]
+    expected = fitted.dct.T @ (coefficients - residual).view(-1, 3, 8, 8) @ fitted.dct * 16
+    expected = resize(torch.einsum("dc,bdhw->bchw", fitted.opponent, expected), 32) + 0.5
+    torch.testing.assert_close(fitted.decode(indices), expected, atol=1e-5, rtol=0)
+
+
+def test_every_prefix_is_a_code_and_more_tokens_are_better(fitted: NanoTokenizer) -> None:
+    images = pictures(64, 7)
+    whole = fitted.encode(images)
+    errors = []
+    for count in range(2, 7):
+        prefix = fitted.encode(images, count)
+        assert torch.equal(prefix, whole[:, :count])
+        errors.append(float((fitted.decode(prefix) - images).detach().square().mean()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.85 * errors[0]
+
+
+def test_a_picture_has_the_same_tokens_alone_and_among_others(fitted: NanoTokenizer) -> None:
+    images = pictures(9, 3)
+    assert torch.equal(fitted.encode(images)[4], fitted.encode(images[4:5])[0])
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_token_counts_outside_the_range_are_refused(fitted: NanoTokenizer, count: int) -> None:
+    with pytest.raises(UsageError, match=f"{count} tokens asked for, this model makes 2..6"):
+        fitted.encode(pictures(1, 0), count)
+
+
+def test_foreign_indices_are_refused(fitted: NanoTokenizer) -> None:
+    with pytest.raises(ModelMismatchError, match=r"0\.\.31"):
+        fitted.decode(torch.tensor([[0, 32]]))
+
+
+@pytest.mark.parametrize("side", [16, 32])
+def test_training_pass_equals_decoding_what_was_encoded(fitted: NanoTokenizer, side: int) -> None:
+    images = pictures(4, 5, side)
+    counts = torch.tensor([2, 6, 3, 4])
+    made = fitted(images, counts)
+    assert made.images.shape == images.shape
+    for row, count in enumerate(counts.tolist()):
+        assert not made.indices[row, count:].any()
+        if side == 32:
+            decoded = fitted.decode(made.indices[row : row + 1, :count])[0]
+            torch.testing.assert_close(made.images[row], decoded, atol=1e-5, rtol=0)
+
+
+def test_gradients_reach_both_vits_and_not_the_codebooks() -> None:
+    torch.manual_seed(0)
+    tokenizer = NanoTokenizer(TINY)
+    tokenizer.initialise(pictures(64, seed) for seed in range(100))
+    images = pictures(16, 11)
+    optimizer = torch.optim.Adam([p for p in tokenizer.parameters() if p.requires_grad], 1e-2)
+    losses = []
+    for _ in range(100):
+        loss = (tokenizer(images, torch.randint(2, 7, (16,))).images - images).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    named = dict(tokenizer.named_parameters())
+    for name in ("encoder.embed.weight", "decoder.embed.weight", "to_detail.weight", "count_embed.weight"):
+        assert float(named[name].grad.abs().max()) > 0, name
+    assert not named["quantizer.codebooks"].requires_grad
