@@ -10,13 +10,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from titokc.container import DEFAULT_LIMITS, Limits
+from titokc.container import DEFAULT_LIMITS
 from titokc.errors import InputError, OutputError, TitokcError, UsageError
 from titokc.files import write_atomic
 
@@ -86,8 +87,6 @@ def run(
 
     An existing result is left alone (skipped, or an error, after `check` of its input) unless `force`.
     """
-    from tqdm import tqdm
-
     if as_json and any(task.target is None and task.problem is None for task in tasks):
         raise UsageError("--json and the result cannot share standard output")
     outcomes: dict[int, TitokcError | str] = {}
@@ -100,7 +99,7 @@ def run(
             outcomes[number] = outcome
     report = Report(quiet=quiet, as_json=as_json)
     results = convert([sys.stdin.buffer.read() if task.source is None else task.source for task in pending])
-    with tqdm(total=len(tasks), unit="file", file=sys.stderr, disable=True if quiet else None, leave=False) as bar:
+    with _progress_bar(len(tasks), quiet) as bar:
         for number, task in enumerate(tasks):
             outcome = outcomes.get(number)
             details: dict[str, Any] = {}
@@ -114,9 +113,11 @@ def run(
                     outcome, details = "done", describe(data, result)
                 except TitokcError as error:
                     outcome = error
-            with bar.external_write_mode(file=sys.stderr):
-                report.add(task, outcome, details)
-            bar.update()
+            if bar is not None:
+                bar.clear()
+            report.add(task, outcome, details)
+            if bar is not None:
+                bar.update()
     report.summarise(tasks)
     return report.exit_code
 
@@ -198,14 +199,6 @@ def form_of(bare: bool, base64: bool) -> str:
     return "bare" if bare else "base64" if base64 else "tok"
 
 
-def limits_of(max_pixels: int, max_side: int) -> Limits:
-    """The caps of --max-pixels and --max-side, for Pillow as well (whose own would come first)."""
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = max(max_pixels, DEFAULT_LIMITS.max_pixels)
-    return Limits(max_pixels=max_pixels, max_side=max_side)
-
-
 @dataclass(frozen=True)
 class _Found:
     """A file that an argument means; `inside`: its path below the folder that was searched."""
@@ -268,6 +261,15 @@ def _existing(task: Task, check: Callable[[Path], object], skip: bool, force: bo
     if is_input:
         return OutputError("the result would take the place of its own input: say where with -o")
     return OutputError(f"{task.target} exists: --force overwrites it, --skip-existing leaves it out")
+
+
+def _progress_bar(total: int, quiet: bool) -> AbstractContextManager[Any]:
+    """On stderr if that is a terminal; importing tqdm takes longer than refusing a foreign file."""
+    if quiet or total == 1 or not sys.stderr.isatty():
+        return nullcontext()
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="file", leave=False)
 
 
 def _write(task: Task, data: bytes) -> None:

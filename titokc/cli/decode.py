@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from titokc.cli.batch import SUFFIXES, Naming, Task, batch_options, form_of, limits_of, plan, run
-from titokc.container import MAX_FILE_SIZE, read_header
+from titokc.cli.batch import SUFFIXES, Naming, Task, batch_options, form_of, plan, run
+from titokc.container import MAX_FILE_SIZE, Limits, read_header
 from titokc.files import read_bytes
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def decode(
 
     form = form_of(bare, base64)
     tasks = plan(inputs, output, Naming(frozenset({SUFFIXES[form]}), ".png"))
-    limits = limits_of(max_pixels, max_side)
+    limits = Limits(max_pixels, max_side)
     codec = Codec(model, device=device, dtype=dtype, batch_size=batch_size, threads=threads, limits=limits)
 
     def convert(sources: list[Path | bytes]) -> Iterator[Any]:

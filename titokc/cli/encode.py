@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from titokc.cli.batch import SUFFIXES, Naming, batch_options, form_of, limits_of, plan, run
+from titokc.cli.batch import SUFFIXES, Naming, batch_options, form_of, plan, run
 from titokc.cli.info import header_fields
+from titokc.container import DEFAULT_LIMITS, Limits
 
 
 @click.command()
@@ -50,19 +51,16 @@ def encode(
     or - for standard input. Without OUT photo.jpg becomes photo.tok beside it (photo.bin with --bare, photo.txt with
     --base64). --target-size counts the bytes of the result as written.
     """
+    from PIL import Image
+
     from titokc.codec import Codec
     from titokc.imaging import READABLE_SUFFIXES
 
     form = form_of(bare, base64)
     tasks = plan(inputs, output, Naming(READABLE_SUFFIXES, SUFFIXES[form]))
-    codec = Codec(
-        model,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        threads=threads,
-        limits=limits_of(max_pixels, max_side),
-    )
+    limits = Limits(max_pixels, max_side)
+    Image.MAX_IMAGE_PIXELS = max(max_pixels, DEFAULT_LIMITS.max_pixels)  # Pillow's own limit would come first
+    codec = Codec(model, device=device, dtype=dtype, batch_size=batch_size, threads=threads, limits=limits)
 
     def convert(sources: list[Path | bytes]) -> Iterator[Any]:
         return codec.encode_many(
