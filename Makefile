@@ -1,0 +1,41 @@
+# make demo: install, then encode and decode a photo. make test: lint, types and tests. make bench: every published number.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PHOTO ?= bench/samples/coffee.jpg
+
+.PHONY: demo test slow-test lint fuzz clean
+
+demo: $(VENV)/.core
+	$(BIN)/python bench/demo.py $(PHOTO) -o demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+slow-test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz/fuzz_container.py
+
+# torch and torchvision come as a pair, from the CPU index (200 MB) where it can be reached and there is no NVIDIA GPU.
+$(VENV)/.core: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	nvidia-smi >/dev/null 2>&1 \
+	  || $(BIN)/pip install --quiet --retries 0 --timeout 20 --index-url $(TORCH_INDEX) torch torchvision 2>/dev/null \
+	  || true
+	$(BIN)/pip install --quiet --editable ".[bench]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(BIN)/pip install --quiet --editable ".[bench,metrics,train,hub,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
