@@ -266,10 +266,11 @@ class NanoTokenizer(Tokenizer):
 
     @torch.no_grad()
     def initialise(self, batches: Iterator[Tensor]) -> None:
-        """Fits the quantiser to the training images [B, 3, S, S] of `batches`: 16 of them for each entry."""
+        """Fits the quantiser to the training images [B, 3, S, S] of `batches`, 16 of them for each entry, as the
+        linear code sees them: an untrained encoder changes nothing."""
         samples: list[Tensor] = []
         while sum(map(len, samples)) < 16 * self.codebook_size:
-            samples.append(self._analyse(next(batches)).cpu())
+            samples.append(self._coefficients(resize(next(batches).float() - 0.5, self.config.thumb_size)).cpu())
         device = self.device
         self.quantizer.cpu().fit(torch.cat(samples))
         self.quantizer.to(device)
@@ -280,8 +281,11 @@ class NanoTokenizer(Tokenizer):
             thumbs = resize(images.float() - 0.5, self.config.thumb_size)
         correction = self.encoder.thumb(self.encoder(thumbs))
         with torch.autocast(images.device.type, enabled=False):
-            opponent = torch.einsum("dc,bchw->bdhw", self.opponent, thumbs + correction.float())
-            return (self.dct @ opponent @ self.dct.T).flatten(1) / self.config.thumb_size
+            return self._coefficients(thumbs + correction.float())
+
+    def _coefficients(self, thumbs: Tensor) -> Tensor:
+        opponent = torch.einsum("dc,bchw->bdhw", self.opponent, thumbs)
+        return (self.dct @ opponent @ self.dct.T).flatten(1) / self.config.thumb_size
 
     def _synthesise(self, coefficients: Tensor, counts: Tensor, size: int) -> Tensor:
         """Coefficients [B, C], of which the first tokens [B] are known -> float32 RGB [B, 3, size, size]."""
