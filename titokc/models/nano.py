@@ -94,9 +94,11 @@ class Quantizer(nn.Module):
 
     def nearest(self, residual: Tensor, token: int) -> tuple[Tensor, Tensor]:
         """What is left of a token's coefficients [B, T] -> indices [B] of its nearest entries, and those [B, T]."""
-        codebook = self.codebooks[token]
+        codebook = self.codebooks[token].detach()
         scores = torch.addmm(codebook.square().sum(0) / 2, residual, codebook, alpha=-1)
-        indices = scores.argmin(1)
+        # On the CPU NumPy's arg-min is five times faster than torch's, and this is what fitting spends its time on.
+        indices = scores.argmin(1) if scores.is_cuda else torch.from_numpy(scores.cpu().numpy().argmin(1))
+        indices = indices.to(codebook.device)
         return indices, codebook.T[indices]
 
     @torch.no_grad()
@@ -147,15 +149,15 @@ class Quantizer(nn.Module):
                 # The early rounds only have to spread the entries: a quarter of the samples does.
                 part = points if turn >= rounds - 2 else points[torch.randperm(len(points))[: len(points) // 4]]
                 self._lloyd(part, token)
-            for at in range(0, len(points), 4096):
-                points[at : at + 4096] -= self.nearest(points[at : at + 4096], token)[1]
+            for part in points.split(512):
+                part -= self.nearest(part, token)[1]
             residual[chosen] = points.T
             variance[chosen] = points.square().mean(0)
 
     def _lloyd(self, points: Tensor, token: int) -> None:
         """One round of k-means on points [N, T]; entries that nothing is near to move to random points."""
         entries = self.codebooks.shape[2]
-        indices = torch.cat([self.nearest(part, token)[0] for part in points.split(1024)])
+        indices = torch.cat([self.nearest(part, token)[0] for part in points.split(512)])
         sizes = torch.bincount(indices, minlength=entries)
         means = torch.zeros(entries, points.shape[1]).index_add_(0, indices, points) / sizes.clamp(min=1)[:, None]
         empty = sizes == 0
