@@ -17,7 +17,8 @@ class Attention(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.in_proj_weight)
+        xavier = (6 / (4 * width)) ** 0.5
+        nn.init.uniform_(self.in_proj_weight, -xavier, xavier)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """[B, L, D] -> [B, L, D]. keep: bool [B, L], positions that may be attended to (None: all)."""

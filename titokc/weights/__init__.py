@@ -93,11 +93,9 @@ def config_of(tokenizer: "Tokenizer") -> dict[str, Any]:
 def _build(config: dict[str, Any] | None, tensors: "dict[str, Tensor]", files: ModelFiles) -> "Tokenizer":
     if config is not None and config.get("architecture") == "nano":
         return _build_nano(config, tensors, files)
-    import torch
-
     from titokc.models.titok import TiTok
     from titokc.models.titok_config import TiTokConfig
-    from titokc.weights.tensors import check_fit, in_float32
+    from titokc.weights.tensors import Uninitialised, check_fit, in_float32
 
     try:
         if config is None:
@@ -106,7 +104,7 @@ def _build(config: dict[str, Any] | None, tensors: "dict[str, Tensor]", files: M
             titok_config = TiTokConfig.from_dict(config)
     except WeightsError as error:
         raise WeightsError(f"{files.config or files.weights}: {error}") from error
-    with torch.device("meta"):
+    with Uninitialised():
         tokenizer = TiTok(titok_config)
     check_fit(tokenizer.state_dict(), tensors, files.weights)
     tokenizer.load_state_dict(in_float32(tensors, files.weights), assign=True)

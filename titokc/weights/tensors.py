@@ -10,7 +10,7 @@ import shutil
 import struct
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from titokc.errors import OutputError, WeightsError
 from titokc.files import reason
@@ -43,6 +44,18 @@ _DAMAGE = (
     ArithmeticError,
     MemoryError,
 )
+
+
+class Uninitialised(TorchFunctionMode):
+    """Inside, no random numbers are drawn for weights that are about to be replaced: seconds saved on a large model."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def read(path: Path) -> dict[str, Tensor]:
