@@ -12,7 +12,8 @@ import click
 @click.option("-o", "--output", "run", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a field: phases.0.lr=1e-3.")
 @click.option("--resume", is_flag=True, help="Continue the run in the folder, if it has begun.")
-@click.option("--init-from", type=click.Path(path_type=Path), help="Start from a model's weights.")
+@click.option("--init-from", type=click.Path(path_type=Path), help="Start from a model (name, folder or file).")
+@click.option("--proxy", "vqgan", type=click.Path(path_type=Path), help="MaskGIT-VQGAN's weights, for stage 1.")
 @click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Budget in minutes of training.")
 @click.option("--steps", type=click.IntRange(min=1), help="Budget in optimiser steps.")
 @click.option("--val", type=click.Path(path_type=Path), help="Validation images; default: a part of DATA is held out.")
@@ -23,7 +24,7 @@ import click
     "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the model.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Threads that make batches.")
+@click.option("--workers", type=click.IntRange(min=1), help="Threads that make batches (default: 1 if cached).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress line.")
 def train(data: Path, run: Path, **options: Any) -> None:
     """Train a tokenizer on DATA, a folder of images or of WebDataset .tar shards.

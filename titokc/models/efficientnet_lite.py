@@ -36,6 +36,7 @@ class _Conv(nn.Module):
     def fold(self, weights: Mapping[str, Tensor], conv: str, norm: str) -> None:
         scale = weights[f"{norm}.weight"] / (weights[f"{norm}.running_var"] + 1e-3).sqrt()
         self.conv.weight.copy_(weights[f"{conv}.weight"] * scale[:, None, None, None])
+        assert self.conv.bias is not None
         self.conv.bias.copy_(weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale)
 
 
@@ -62,7 +63,8 @@ class EfficientNetLite0(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = _Conv(3, 32, 3, 2)
-        blocks, channels = [], 32
+        blocks: list[nn.Module] = []
+        channels = 32
         for count, kernel, stride, outputs in GROUPS:
             for at in range(count):
                 expansion = 6 if blocks else 1
@@ -96,6 +98,7 @@ class EfficientNetLite0(nn.Module):
         """The published layout, with its batch norms folded into the convolutions."""
         self.stem.fold(weights, "_conv_stem", "_bn0")
         for at, block in enumerate(self.blocks):
+            assert isinstance(block, _Block)
             prefix = f"_blocks.{at}"
             if block.expand is not None:
                 block.expand.fold(weights, f"{prefix}._expand_conv", f"{prefix}._bn0")

@@ -4,6 +4,10 @@ Sample number p of a view always shows the same crop of the same image, whatever
 processes and how often the run was resumed: the sampler's state is one integer.
 """
 
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from PIL import Image
@@ -12,6 +16,21 @@ from torch import Tensor
 from titokc.errors import InputError
 from titokc.train.data import ImageSet
 from titokc.train.recipes import View
+
+GOLDEN = (5**0.5 - 1) / 2
+
+
+class Batch(NamedTuple):
+    """images: RGB float32 [B, 3, S, S] in [0, 1]. draws: float64 [B], evenly spread over [0, 1), for token counts.
+    numbers: int64 [B], which of all crops of a view with `variants` each one is (else 0)."""
+
+    images: Tensor
+    draws: Tensor
+    numbers: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence["Batch"]) -> "Batch":
+        return cls(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 class Sampler:
@@ -23,45 +42,51 @@ class Sampler:
     def __init__(self, images: ImageSet, view: View, seed: tuple[int, ...]) -> None:
         short = images.sizes.min(1)
         usable = short >= view.min_source * view.side
+        if (count := int(usable.sum())) < view.batch_size:
+            need = math.ceil(view.min_source * view.side)
+            raise InputError(
+                f"{count} training images have a short side of at least {need} pixels, for crops of {view.side}; "
+                f"a batch takes {view.batch_size}: add images, or --set phases.N.views.N.batch_size"
+            )
         large = np.flatnonzero(usable & (short >= 2 * view.side))
         small = np.flatnonzero(usable & (short < 2 * view.side))
-        if len(large) + len(small) == 0:
-            need = int(np.ceil(view.min_source * view.side))
-            raise InputError(f"no training image has a short side of at least {need} pixels, for crops of {view.side}")
-        natural = len(large) / (len(large) + len(small))
+        natural = len(large) / count
         self._large_share = view.large_share if view.large_share >= 0 and 0 < natural < 1 else natural
         self._pools = (small, large)
         self._orders: dict[tuple[int, int], np.ndarray] = {}
         self.images, self.view, self._seed = images, view, seed
 
-    def _pick(self, position: int) -> int:
-        """Index of the image of sample `position`: the pools alternate evenly, each in its own shuffled epochs."""
+    def _pick(self, position: int) -> tuple[int, int]:
+        """Image and epoch of sample `position`: the pools alternate evenly, each in its own shuffled epochs."""
         before = int(position * self._large_share)
         from_large = int((position + 1) * self._large_share) > before
-        count = before if from_large else position - before
         pool = self._pools[from_large]
-        epoch, at = divmod(count, len(pool))
+        epoch, at = divmod(before if from_large else position - before, len(pool))
         key = (int(from_large), epoch)
         order = self._orders.get(key)
         if order is None:
             order = np.random.default_rng([*self._seed, 1, *key]).permutation(len(pool))
             self._orders = {k: v for k, v in self._orders.items() if k[0] != key[0]} | {key: order}
-        return int(pool[order[at]])
+        return int(pool[order[at]]), epoch
 
-    def batch(self, position: int, count: int) -> tuple[Tensor, Tensor]:
-        """Samples position .. position + count - 1: RGB float [count, 3, side, side] in [0, 1], and one uniform
-        number in [0, 1) each (float64 [count]) that the loop turns into a token count."""
-        side = self.view.side
+    def batch(self, position: int, count: int) -> Batch:
+        """Samples position .. position + count - 1."""
+        side, variants = self.view.side, self.view.variants
         images = np.empty((count, 3, side, side), np.float32)
-        draws = np.empty(count, np.float64)
+        numbers = np.zeros(count, np.int64)
         for i in range(count):
-            rng = np.random.default_rng([*self._seed, 2, position + i])
-            crop = self._crop(self.images.load(self._pick(position + i)), rng)
+            image, epoch = self._pick(position + i)
+            if variants:
+                numbers[i] = image * variants + epoch % variants
+                rng = np.random.default_rng([*self._seed, 3, int(numbers[i])])
+            else:
+                rng = np.random.default_rng([*self._seed, 2, position + i])
+            crop = self._crop(self.images.load(image), rng)
             curves = tone_curves(rng.uniform(-1, 1, 5) * self.view.jitter)
             for channel in range(3):
                 np.take(curves[channel], crop[:, :, channel], out=images[i, channel], mode="clip")
-            draws[i] = rng.random()
-        return torch.from_numpy(images), torch.from_numpy(draws)
+        draws = np.arange(position, position + count) * GOLDEN % 1
+        return Batch(torch.from_numpy(images), torch.from_numpy(draws), torch.from_numpy(numbers))
 
     def _crop(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A random square, flipped half the time: as large as the image allows down to min_scale of that, resized to

@@ -7,6 +7,8 @@ state.json. The last two and the best are kept. `titokc.train.loop` decides what
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from titokc.errors import WeightsError
+from titokc.errors import UsageError, WeightsError
+from titokc.weights.tensors import check_fit
+
+
+class DamagedCheckpointError(WeightsError):
+    """A checkpoint's file cannot be read back."""
+
 
 Parts = dict[str, dict[str, Tensor]]
 
@@ -43,6 +51,21 @@ def save(run: Path, step: int, parts: Parts, state: dict[str, Any], keep: set[in
     return final
 
 
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Holds the run folder, which is made if need be; UsageError while another process trains in it."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / "lock").open("w") as file:
+        with suppress(ImportError):  # Windows has no fcntl; there nothing stops a second process
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UsageError(f"{run}: another process is training in this folder") from error
+        yield
+
+
 def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
@@ -68,25 +91,15 @@ def saved(run: Path) -> list[Path]:
 
 
 def load(folder: Path) -> tuple[Parts, dict[str, Any]]:
-    """(parts, state) of a checkpoint; WeightsError if a file in it is damaged."""
+    """(parts, state) of a checkpoint; DamagedCheckpointError if a file in it cannot be read."""
     try:
         parts = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
         return parts, json.loads((folder / "state.json").read_text())
     except (OSError, SafetensorError, ValueError) as error:
-        raise WeightsError(f"{folder}: damaged checkpoint ({error})") from error
+        raise DamagedCheckpointError(f"{folder}: damaged checkpoint ({error})") from error
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
-    """Copies `tensors` into the module's own; WeightsError names the first that are missing, extra or misshapen."""
-    own = module.state_dict()
-    wrong = [f"{name} is missing" for name in own if name not in tensors]
-    wrong += [f"{name} is not in this model" for name in tensors if name not in own]
-    wrong += [
-        f"{name} is {list(tensors[name].shape)}, not {list(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise WeightsError(f"{source}: does not fit the recipe's model: {wrong[0]}{more}")
+    """Copies `tensors` into the module's own; WeightsError names what is missing, extra or misshapen."""
+    check_fit(module.state_dict(), tensors, source)
     module.load_state_dict(tensors)

@@ -89,7 +89,7 @@ class ImageSet:
     """Images as uint8 arrays [H, W, 3]; `sizes` [N, 2] holds (H, W), `names` and `unreadable` their names.
 
     Decoded once into `folder` as one flat memory-mapped file when that takes at most `cache_bytes`; else decoded each
-    time they are loaded. The file's name is a digest of the sources, so runs may share a folder.
+    time they are loaded. The file is named by `digest`, which covers the sources, so runs may share a folder.
     """
 
     def __init__(
@@ -102,8 +102,10 @@ class ImageSet:
         progress: Callable[[list[Source]], Iterable[Source]] = iter,
     ) -> None:
         self._max_side = max_side
-        digest = hashlib.sha256(repr((max_side, [(str(s.path), s.offset, s.size) for s in sources])).encode())
-        stem = folder / digest.hexdigest()[:16]
+        files = {path: (str(path.resolve()), path.stat().st_mtime_ns) for path in {s.path for s in sources}}
+        places = [(files[s.path], s.offset, s.size) for s in sources]
+        self.digest = hashlib.sha256(repr((max_side, places)).encode()).hexdigest()[:16]
+        stem = folder / self.digest
         index_path, pixels_path = stem.with_suffix(".json"), stem.with_suffix(".u8")
         if not index_path.exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +117,8 @@ class ImageSet:
         self.sizes = np.array([size for size in index["sizes"] if size], dtype=np.int64).reshape(-1, 2)
         self._sources = good
         self._starts = np.concatenate([[0], np.cumsum(self.sizes.prod(1) * 3)])
-        self._pixels = np.memmap(pixels_path, np.uint8, "r") if index["cached"] else None
+        self.cached = bool(index["cached"])
+        self._pixels = np.memmap(pixels_path, np.uint8, "r") if self.cached and len(good) else None
 
     def __len__(self) -> int:
         return len(self.names)

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,28 @@ class RunLog:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+class Meter:
+    """Smooths what the training steps report, for the progress line and log.jsonl."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+        self._clock = time.monotonic()
+
+    def note(self, values: dict[str, float], images: int) -> None:
+        """The means of one step over `images` images; its own clock gives the images per second."""
+        now = time.monotonic()
+        rate = images / max(now - self._clock, 1e-9)
+        self._clock = now
+        for name, value in (values | {"images_per_second": rate}).items():
+            self.values[name] = 0.9 * self.values.get(name, value) + 0.1 * value
+
+    def line(self, step: int, elapsed: float, progress: float) -> str:
+        """ "step 1200 loss 0.01234 dB 32:19.31 128:20.70 | 51.3 images/s, 1:02:03 left"."""
+        left = round(elapsed * (1 - progress) / max(progress, 1e-9))
+        qualities = sorted((int(k[5:]), v) for k, v in self.values.items() if k.startswith("psnr_"))
+        decibels = " ".join(f"{tokens}:{value:.2f}" for tokens, value in qualities)
+        loss = sum(value for name, value in self.values.items() if name.startswith("loss_"))
+        rate = self.values.get("images_per_second", 0.0)
+        return f"step {step} loss {loss:.5f} dB {decibels} | {rate:.1f} images/s, {timedelta(seconds=left)} left"

@@ -1,7 +1,8 @@
 """The training loop: one `Trainer` runs a recipe on a tokenizer until its budget is spent; it may be killed any time.
 
-Everything random in a step follows from the seed, the step and the sample's position, so the state of a run is its
-tensors and a few numbers. Schedule: `progress` in [0, 1] is the part of the steps or of the minutes that is spent.
+Everything random in a step follows from the seed, the step and the sample's position, so a run's random state is a few
+numbers in `titokc.train.state`, and its result does not depend on how often it was resumed, on how batches are split
+over processes and micro-batches (but for rounding), or on the threads that prepare them.
 """
 
 import itertools
@@ -11,63 +12,40 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from titokc.errors import TitokcError, UsageError, WeightsError
 from titokc.models.interface import Tokenizer
+from titokc.models.quantizers import CodebookRevival, VectorQuantizer
 from titokc.train import checkpoint, losses, optim
-from titokc.train.augment import Sampler
+from titokc.train.augment import Batch, Sampler
 from titokc.train.data import ImageSet
-from titokc.train.log import RunLog
+from titokc.train.discriminator import Adversary
+from titokc.train.distributed import Group
+from titokc.train.log import Meter, RunLog
+from titokc.train.proxy import ProxyCodes
 from titokc.train.recipes import Phase, Recipe
+from titokc.train.state import State, phase_at, phase_progress, rate_factor
 from titokc.train.validate import pictures, token_counts, validate
+
+_MOST_FAILURES = 5
 
 
 class TrainingDivergedError(TitokcError):
     """The loss became infinite or kept growing, also after going back to earlier checkpoints."""
 
 
-@dataclass
-class State:
-    """Everything of a run that is not a tensor; state.json of a checkpoint.
-
-    positions, view_steps: for each view of the current phase, samples and steps taken. elapsed: seconds of training.
-    smooth, lowest: the smoothed reconstruction loss of each view, and its lowest value in this phase.
-    """
-
-    step: int = 0
-    phase: int = 0
-    phase_step: int = 0
-    positions: list[int] = field(default_factory=list)
-    view_steps: list[int] = field(default_factory=list)
-    images: int = 0
-    elapsed: float = 0.0
-    lr_scale: float = 1.0
-    smooth: list[float] = field(default_factory=list)
-    lowest: list[float] = field(default_factory=list)
-    best_step: int = -1
-    best_loss: float = math.inf
-    best_phase: int = -1
-    val_step: int = 0
-    val_elapsed: float = 0.0
-
-    def enter(self, phase: int, views: int) -> None:
-        self.phase, self.phase_step = phase, 0
-        self.positions, self.view_steps = [0] * views, [0] * views
-        self.smooth, self.lowest = [0.0] * views, [math.inf] * views
-
-
 class Trainer:
-    """Trains `tokenizer` in place by `recipe` on `images`; checkpoints, averages and logs go to the folder `run`.
+    """Trains `tokenizer` in place by `recipe` on `images`; checkpoints and averages go to the folder `run`.
 
-    validation: images that `images` does not hold, or None. autocast: the type of the forward pass, torch.float32 for
-    none. log: None keeps silent. workers: threads that prepare the next batch.
+    validation: images that `images` does not hold, or None. codes: the proxy codes that stage 1 needs. log: None keeps
+    silent. autocast: the type of the forward pass, torch.float32 for none. workers: threads that make the next batch.
     """
 
     def __init__(
@@ -76,63 +54,75 @@ class Trainer:
         tokenizer: Tokenizer,
         images: ImageSet,
         run: Path,
+        *,
         validation: ImageSet | None = None,
+        codes: ProxyCodes | None = None,
         log: RunLog | None = None,
+        group: Group | None = None,
         autocast: torch.dtype = torch.float32,
         workers: int = 1,
     ) -> None:
         if not recipe.steps and not recipe.minutes:
             raise UsageError("a run needs a budget: steps or minutes")
-        self.recipe, self.tokenizer, self.images, self.run_folder = recipe, tokenizer, images, run
+        if any(phase.losses.codes for phase in recipe.phases) and codes is None:
+            raise UsageError(f"the recipe {recipe.name} learns a VQGAN's codes: give its weights with --proxy")
+        self.recipe, self.tokenizer, self.run_folder, self.state = recipe, tokenizer, run, State()
         self.device = tokenizer.device
-        self.log = log
-        self.state = State()
-        self.average = optim.Average(tokenizer, recipe.ema_decay)
+        self.group = group or Group()
         self.optimizers = optim.build(tokenizer, recipe)
-        self._validation = validation
-        self._squares: dict[int, Tensor] = {}
+        self.average = optim.Average(tokenizer, recipe.ema_decay)
+        self.adversary = None
+        if any(phase.losses.gan for phase in recipe.phases):
+            self.adversary = Adversary(self.device, self.group, recipe.discriminator_channels)
+        self.criterion = losses.Criterion([phase.losses for phase in recipe.phases], self.device)
+        self._images, self._validation, self._codes, self._log = images, validation, codes, log
+        self._trainable = {name: p for name, p in tokenizer.named_parameters() if p.requires_grad}
+        self._names: optim.Names = {parameter: name for name, parameter in self._trainable.items()}
+        self._quantizers = {n: m for n, m in tokenizer.named_modules() if isinstance(m, VectorQuantizer)}
+        self._revivals: dict[str, CodebookRevival] = {}
+        if recipe.revival_patience:
+            self._revivals = {n: CodebookRevival(q, recipe.revival_patience) for n, q in self._quantizers.items()}
         self._autocast = autocast
-        self._names = {parameter: name for name, parameter in tokenizer.named_parameters()}
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
-        self._workers = workers
-        self._ahead: tuple[Any, list[Future[tuple[Tensor, Tensor]]]] | None = None
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=autocast == torch.float16)
+        self._pool, self._workers = ThreadPoolExecutor(workers, thread_name_prefix="batches"), workers
+        self._ahead: tuple[tuple[int, int], list[Future[Batch]]] | None = None
         self._samplers: list[Sampler] = []
-        self._trained: list[torch.nn.Parameter] = []
+        self._trained: list[nn.Parameter] = []
+        self._pass: nn.Module = losses.Pass(tokenizer)
+        self._squares: dict[int, Tensor] = {}
+        self._meter = Meter()
         self._failures = 0
+        self._saved_at = (0, 0.0)
         self._stop = False
-        self._psnr: dict[int, float] = {}
-        self._terms: dict[str, float] = {}
-        self._rate = 0.0
+        self._clock = time.monotonic()
 
     # ---- the run
 
     def run(self) -> State:
-        """Trains until the budget is spent; KeyboardInterrupt (after a checkpoint) on SIGINT or SIGTERM."""
-        if not checkpoint.saved(self.run_folder):
+        """Trains until the budget is spent; on SIGINT or SIGTERM a checkpoint, then KeyboardInterrupt."""
+        if checkpoint.saved(self.run_folder):
+            self._enter(self.state.phase, fresh=False)
+        else:
             self._start()
-        self._enter(self.state.phase, fresh=False)
+        self.state.phase_began = min(self.state.phase_began, self.state.progress(self.recipe))
+        self._saved_at = (self.state.step, self.state.elapsed)
         previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        saved_step, saved_elapsed = self.state.step, self.state.elapsed
+        self._clock = time.monotonic()
         try:
-            while self.progress < 1 and not self._stop:
-                clock = time.monotonic()
-                if (phase := self._phase_at(self.progress)) > self.state.phase:
+            while self.state.progress(self.recipe) < 1 and not self._stop:
+                phase = phase_at(self.recipe, self.state.progress(self.recipe))
+                if phase > self.state.phase:
                     self._enter(phase, fresh=True)
                 if not self._step():
                     continue
-                self.state.elapsed += time.monotonic() - clock
-                clock = time.monotonic()
-                if self._due(
-                    self.recipe.val_steps, self.recipe.val_minutes, self.state.val_step, self.state.val_elapsed
-                ):
+                last_val = (self.state.val_step, self.state.val_elapsed)
+                if self._due(self.recipe.val_steps, self.recipe.val_minutes, last_val):
                     self._validate()
-                if self._due(self.recipe.checkpoint_steps, self.recipe.checkpoint_minutes, saved_step, saved_elapsed):
+                if self._due(self.recipe.checkpoint_steps, self.recipe.checkpoint_minutes, self._saved_at):
                     self.save()
-                    saved_step, saved_elapsed = self.state.step, self.state.elapsed
-                self.state.elapsed += time.monotonic() - clock
             if not self._stop and self.state.val_step < self.state.step:
                 self._validate()
-            if self.state.step > saved_step:
+            if self._saved_at[0] < self.state.step:
                 self.save()
         finally:
             for number, handler in previous.items():
@@ -147,25 +137,8 @@ class Trainer:
             raise KeyboardInterrupt
         self._stop = True
 
-    @property
-    def progress(self) -> float:
-        """The part of the budget that is spent, 0 to 1."""
-        by_steps = self.state.step / self.recipe.steps if self.recipe.steps else 0.0
-        by_time = self.state.elapsed / (60 * self.recipe.minutes) if self.recipe.minutes else 0.0
-        return max(by_steps, by_time)
-
-    def _due(self, steps: int, minutes: float, last_step: int, last_elapsed: float) -> bool:
-        return self.state.step - last_step >= steps or self.state.elapsed - last_elapsed >= 60 * minutes
-
-    # ---- phases
-
-    def _phase_at(self, progress: float) -> int:
-        total, passed = sum(phase.share for phase in self.recipe.phases), 0.0
-        for at, phase in enumerate(self.recipe.phases):
-            passed += phase.share / total
-            if progress < passed:
-                return at
-        return len(self.recipe.phases) - 1
+    def _due(self, steps: int, minutes: float, last: tuple[int, float]) -> bool:
+        return self.state.step - last[0] >= steps or self.state.elapsed - last[1] >= 60 * minutes
 
     @property
     def _phase(self) -> Phase:
@@ -175,17 +148,21 @@ class Trainer:
         """Sets up the samplers and trainable parameters of a phase; a fresh one starts its counts anew."""
         views = self.recipe.phases[phase].views
         if fresh or len(self.state.positions) != len(views):
-            self.state.enter(phase, len(views))
+            self.state.enter(phase, len(views), self.state.progress(self.recipe))
             self._say(f"phase {phase + 1} of {len(self.recipe.phases)}: {self.recipe.phases[phase].name}")
+        for view in views:
+            if view.batch_size % self.group.size:
+                raise UsageError(f"a batch of {view.batch_size} cannot be shared by {self.group.size} processes")
         seeds = [(self.recipe.seed, phase, at) for at in range(len(views))]
-        self._samplers = [Sampler(self.images, view, seed) for view, seed in zip(views, seeds, strict=True)]
+        self._samplers = [Sampler(self._images, view, seed) for view, seed in zip(views, seeds, strict=True)]
         self._ahead = None
         prefixes = self._phase.trainable
-        for parameter, name in self._names.items():
+        for name, parameter in self._trainable.items():
             parameter.requires_grad_(not prefixes or name.startswith(prefixes))
-        self._trained = [parameter for parameter in self._names if parameter.requires_grad]
+        self._trained = [parameter for parameter in self._trainable.values() if parameter.requires_grad]
         if not self._trained:
-            raise UsageError(f"phase {self._phase.name}: no parameter is called {' or '.join(prefixes)}...")
+            raise UsageError(f"phase {self._phase.name}: no parameter's name starts with {' or '.join(prefixes)}")
+        self._pass = self.group.spread(losses.Pass(self.tokenizer))
 
     def _start(self) -> None:
         """The first moments of a fresh run: data-dependent initialisation, and the checkpoint of step 0."""
@@ -193,86 +170,116 @@ class Trainer:
         initialise: Callable[[Iterator[Tensor]], None] | None = getattr(self.tokenizer, "initialise", None)
         if initialise is not None:
             self._say("initialising the tokenizer from training batches")
-            sampler = Sampler(self.images, self._phase.views[0], (self.recipe.seed, len(self.recipe.phases)))
+            sampler = Sampler(self._images, self._phase.views[0], (self.recipe.seed, len(self.recipe.phases)))
             torch.manual_seed(self.recipe.seed)
-            initialise(self._forever(sampler))
+            starts = itertools.count(0, sampler.view.batch_size)
+            initialise(sampler.batch(at, sampler.view.batch_size).images.to(self.device) for at in starts)
             self.average = optim.Average(self.tokenizer, self.recipe.ema_decay)
         self.save()
 
-    def _forever(self, sampler: Sampler) -> Iterator[Tensor]:
-        size, position = min(128, sampler.view.batch_size), 0
-        while True:
-            yield sampler.batch(position, size)[0].to(self.device)
-            position += size
-
     # ---- one step
 
-    def _next_view(self) -> int:
-        """The view that is furthest behind its share of the phase's steps."""
-        shares = np.array([view.share for view in self._phase.views])
-        behind = shares / shares.sum() * (sum(self.state.view_steps) + 1) - np.array(self.state.view_steps)
-        return int(behind.argmax())
-
-    def _prepare(self, view: int) -> list[Future[tuple[Tensor, Tensor]]]:
-        """Futures of the next batch of a view, in slices; already under way if it was foreseen."""
+    def _prepare(self, view: int) -> list[Future[Batch]]:
+        """This process's part of the next batch of a view, in slices; already under way if it was foreseen."""
         sampler, position = self._samplers[view], self.state.positions[view]
-        key = (view, position)
-        if self._ahead is not None and self._ahead[0] == key:
-            return self._ahead[1]
-        size = sampler.view.batch_size
-        slices = min(self._workers, size)
-        edges = [size * i // slices for i in range(slices + 1)]
-        futures = [
-            self._pool.submit(sampler.batch, position + start, stop - start)
-            for start, stop in itertools.pairwise(edges)
-        ]
-        self._ahead = (key, futures)
-        return futures
+        if self._ahead is None or self._ahead[0] != (view, position):
+            size = sampler.view.batch_size // self.group.size
+            begin = position + self.group.rank * size
+            slices = min(self._workers, size)
+            edges = [begin + size * i // slices for i in range(slices + 1)]
+            futures = [self._pool.submit(sampler.batch, a, b - a) for a, b in itertools.pairwise(edges)]
+            self._ahead = ((view, position), futures)
+        return self._ahead[1]
 
     def _step(self) -> bool:
-        """One optimiser step; False after a rollback."""
-        recipe, state, phase = self.recipe, self.state, self._phase
-        began = time.monotonic()
-        view = self._next_view()
-        parts = [future.result() for future in self._prepare(view)]
-        images, draws = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-        state.positions[view] += len(images)
+        """One optimiser step; False after a roll-back."""
+        recipe, state = self.recipe, self.state
+        view = state.next_view(self._phase)
+        batch = Batch.joined([future.result() for future in self._prepare(view)])
+        taken = len(batch.images) * self.group.size
+        state.positions[view] += taken
         state.view_steps[view] += 1
-        self._prepare(self._next_view())
+        self._prepare(state.next_view(self._phase))
 
-        torch.manual_seed(int(np.random.SeedSequence([recipe.seed, 3, state.step]).generate_state(1)[0]))
+        seeds = np.random.SeedSequence([recipe.seed, state.step, self.group.rank])
+        torch.manual_seed(int(seeds.generate_state(1)[0]))
         self.tokenizer.train()
-        counts = self._token_counts(draws)
-        micro = recipe.micro_batch or len(images)
-        terms: dict[str, float] = {}
-        quality: list[Tensor] = []
-        for start in range(0, len(images), micro):
-            part = images[start : start + micro].to(self.device)
-            kept = None if counts is None else counts[start : start + micro].to(self.device)
-            with self._casting():
-                made = self.tokenizer(part, kept)
-            found = losses.reconstruction_terms(phase.losses, made, part)
-            share = len(part) / len(images)
-            (sum(found.values(), torch.zeros((), device=self.device)) * share).backward()
-            for name, value in found.items():
-                terms[name] = terms.get(name, 0.0) + share * float(value.detach())
-            quality.append(losses.psnr(made.images, part).cpu())
-        norm = float(torch.nn.utils.clip_grad_norm_(self._trained, recipe.clip))
-        loss = sum(terms.values())
-        if not math.isfinite(loss) or not math.isfinite(norm) or self._diverges(view, loss):
-            self._roll_back(loss, norm)
-            return False
-        for group, lr in self._rates():
-            group["lr"] = lr
+        found, images, outputs = self._gradients(batch)
+        found |= {"elapsed": time.monotonic() - self._clock if self.group.first else 0.0, "stop": float(self._stop)}
+        self._clock = time.monotonic()
+        total = self.group.sum(found, self.device)
+        state.elapsed += total.pop("elapsed")
+        self._stop = total.pop("stop") > 0
+        terms = {n.removeprefix("loss_"): v / self.group.size for n, v in total.items() if n.startswith("loss_")}
+
         for optimizer in self.optimizers.values():
-            optimizer.step()
+            self._scaler.unscale_(optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self._trained, recipe.clip))
+        loss = losses.reconstruction_loss(terms)
+        overflow = self._scaler.is_enabled() and not math.isfinite(norm)
+        if state.diverges(view, loss, recipe.divergence) or not (math.isfinite(norm) or overflow):
+            self._roll_back(f"step {state.step}: loss {loss:.4g}, gradient norm {norm:.4g}")
+            return False
+        factor = rate_factor(recipe, state)
+        for name, optimizer in self.optimizers.items():
+            for settings in optimizer.param_groups:
+                settings["lr"] = factor * (self._phase.muon_lr if name == "muon" else self._phase.lr)
+            self._scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
+        self._scaler.update()
+        revived = sum(revival.step() for revival in self._revivals.values())
+        if self.adversary is not None and "gan" in terms:
+            rate, micro = factor * recipe.discriminator_lr, recipe.micro_batch or len(images)
+            with self._casting():
+                verdict = self.adversary.step(images, outputs, rate, self._phase.losses.lecam, micro, recipe.clip)
+            total |= {f"discriminator_{name}": value for name, value in verdict.items()}
         self.average.update(state.step)
         state.step += 1
         state.phase_step += 1
-        state.images += len(images)
-        self._note(terms, torch.cat(quality), counts, norm, len(images) / (time.monotonic() - began))
+        state.images += taken
+        self._note(total, terms, taken, norm, revived)
         return True
+
+    def _gradients(self, batch: Batch) -> tuple[dict[str, float], Tensor, Tensor]:
+        """Gradients of one batch, in micro-batches: (sums and means of what was measured, images, reconstructions)."""
+        recipe, phase = self.recipe, self._phase
+        shown = torch.tensor(token_counts(self.tokenizer))
+        found = {f"{name}/{count}": 0.0 for name in ("decibels", "images") for count in shown.tolist()}
+        images = batch.images.to(self.device, non_blocking=True)
+        counts = self._token_counts(batch.draws)
+        with_gan = bool(phase.losses.gan) and phase_progress(recipe, self.state) >= phase.losses.gan_start
+        outputs: list[Tensor] = []
+        micro = recipe.micro_batch or len(images)
+        for start in range(0, len(images), micro):
+            part = images[start : start + micro]
+            kept = None if counts is None else counts[start : start + micro]
+            last = start + micro >= len(images)
+            spread = isinstance(self._pass, nn.parallel.DistributedDataParallel)
+            with self._pass.no_sync() if spread and not last else nullcontext():  # type: ignore[operator]
+                with self._casting():
+                    made, quantizer_loss = self._pass(
+                        part, None if kept is None else kept.to(self.device), bool(phase.losses.codes)
+                    )
+                    if phase.losses.codes:
+                        assert self._codes is not None
+                        codes = self._codes(part, batch.numbers[start : start + micro])
+                        terms = self.criterion.codes(phase.losses, made, codes, quantizer_loss)
+                    else:
+                        terms = self.criterion.pixels(phase.losses, made, part, quantizer_loss)
+                    if with_gan and self.adversary is not None:
+                        terms["gan"] = phase.losses.gan * self.adversary.generator_term(made)
+                share = len(part) / len(images)
+                self._scaler.scale(torch.stack(list(terms.values())).sum() * share).backward()
+            for name, value in terms.items():
+                found[f"loss_{name}"] = found.get(f"loss_{name}", 0.0) + share * float(value.detach())
+            if not phase.losses.codes:
+                outputs.append(made.detach().float())
+                tokens = torch.full((len(part),), self.tokenizer.max_tokens) if kept is None else kept
+                nearest = shown[(tokens[:, None] - shown).abs().argmin(1)]
+                for count, value in zip(nearest.tolist(), losses.psnr(made, part).tolist(), strict=True):
+                    found[f"decibels/{count}"] += value
+                    found[f"images/{count}"] += 1
+        return found, images, torch.cat(outputs) if outputs else images
 
     def _casting(self) -> AbstractContextManager[Any]:
         if self._autocast == torch.float32:
@@ -280,96 +287,86 @@ class Trainer:
         return torch.autocast(self.device.type, self._autocast)
 
     def _token_counts(self, draws: Tensor) -> Tensor | None:
-        """Uniform draws [B] in [0, 1) -> tokens kept of each image, int64 [B]; None for all of them."""
-        least, step = self.recipe.token_drop_min, self.recipe.token_drop_step
-        if not least:
+        """Draws [B] in [0, 1) -> tokens kept of each image, int64 [B]; None, for all, where prefixes are no codes."""
+        tokenizer = self.tokenizer
+        if not tokenizer.nested:
             return None
-        choices = torch.arange(least, self.tokenizer.max_tokens + 1, step)
+        choices = torch.arange(tokenizer.min_tokens, tokenizer.max_tokens + 1, self.recipe.token_drop_step)
         return choices[(draws * len(choices)).long()]
 
-    def _rates(self) -> Iterator[tuple[dict[str, Any], float]]:
-        """Every optimiser's parameter groups with the learning rate of this step."""
-        recipe, phase = self.recipe, self._phase
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress)))
-        warm = min(1.0, (self.state.phase_step + 1) / max(1, phase.warmup))
-        factor = self.state.lr_scale * warm * (recipe.final_lr + (1 - recipe.final_lr) * cosine)
-        for name, optimizer in self.optimizers.items():
-            for group in optimizer.param_groups:
-                yield group, factor * (phase.muon_lr if name == "muon" else phase.lr)
-
-    # ---- when it goes wrong
-
-    def _diverges(self, view: int, loss: float) -> bool:
-        """Smooths the view's loss; True if it has grown to `recipe.divergence` times its lowest."""
-        state = self.state
-        first = state.view_steps[view] == 1
-        state.smooth[view] = loss if first else 0.95 * state.smooth[view] + 0.05 * loss
-        if state.view_steps[view] >= 20:
-            state.lowest[view] = min(state.lowest[view], state.smooth[view])
-        return state.smooth[view] > self.recipe.divergence * state.lowest[view]
-
-    def _roll_back(self, loss: float, norm: float) -> None:
-        """Back to the last checkpoint, past the data that failed; from the second time on with half the rate, and from
-        an earlier checkpoint, until five attempts have failed."""
+    def _roll_back(self, found: str) -> None:
+        """Back to the last checkpoint and past the data that failed; each time after the first in a row with half the
+        rate and from one checkpoint earlier, until five attempts have failed."""
         self._failures += 1
+        if self._failures > _MOST_FAILURES:
+            raise TrainingDivergedError(f"{found}: diverged after {_MOST_FAILURES} attempts; lower the learning rates")
         folders = checkpoint.saved(self.run_folder)
-        found = f"step {self.state.step}: loss {loss:.4g}, gradient norm {norm:.4g}"
-        if self._failures > 5:
-            raise TrainingDivergedError(f"{found}: diverged again after going back five times; lower the learning rate")
+        self.group.wait()
         if self._failures > 1 and len(folders) > 1:
-            checkpoint.discard(folders.pop())
-        phase, positions, elapsed = self.state.phase, self.state.positions, self.state.elapsed
-        scale = self.state.lr_scale * (0.5 if self._failures > 1 else 1.0)
+            if self.group.first:
+                checkpoint.discard(folders[-1])
+            folders.pop()
+        self.group.wait()
+        failed = self.state
         self.restore(folders[-1])
-        if self.state.phase == phase:
-            self.state.positions = positions
-        self.state.elapsed, self.state.lr_scale = elapsed, scale
+        if self.state.phase == failed.phase:
+            self.state.positions = failed.positions
+        self.state.elapsed = failed.elapsed
+        self.state.lr_scale = failed.lr_scale * (0.5 if self._failures > 1 else 1.0)
+        self._saved_at = (self.state.step, self.state.elapsed)
         self._enter(self.state.phase, fresh=False)
-        self._zero_grad()
-        self._say(
-            f"{found}: back to the checkpoint of step {self.state.step}, learning rate x {scale:g}", rollback=True
-        )
-
-    def _zero_grad(self) -> None:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
+        again = f"back to the checkpoint of step {self.state.step}, rates x {self.state.lr_scale:g}"
+        self._say(f"{found}: {again}", rollback=True)
 
     # ---- checkpoints
 
-    def save(self) -> Path:
+    def save(self) -> None:
         """Writes a checkpoint of this moment."""
+        self._saved_at = (self.state.step, self.state.elapsed)
+        self._failures = 0 if self.state.step else self._failures
+        if not self.group.first:
+            return
         parts = {
             "tokenizer": self.tokenizer.state_dict(),
             "average": self.average.tokenizer.state_dict(),
-            **{name: optim.state_tensors(o, self._names) for name, o in self.optimizers.items()},
+            **{name: optim.state_tensors(optimizer, self._names) for name, optimizer in self.optimizers.items()},
+            **{f"revival_{name}": revival.state_dict() for name, revival in self._revivals.items()},
+            **(self.adversary.tensors() if self.adversary is not None else {}),
         }
-        state = {"recipe": self.recipe.name, **asdict(self.state)}
+        state = {"recipe": self.recipe.name, "scaler": self._scaler.state_dict(), **asdict(self.state)}
         keep = {self.state.best_step} if self.state.best_step >= 0 else set()
-        self._failures = 0 if self.state.step > 0 else self._failures
-        return checkpoint.save(self.run_folder, self.state.step, parts, state, keep)
+        checkpoint.save(self.run_folder, self.state.step, parts, state, keep)
 
     def resume(self) -> None:
         """Continues from the run's newest whole checkpoint."""
         folders = checkpoint.saved(self.run_folder)
         while True:
             try:
-                return self.restore(folders[-1])
-            except WeightsError as error:
-                if len(folders) < 2:
+                return self.restore(folders.pop())
+            except checkpoint.DamagedCheckpointError as error:
+                if not folders:
                     raise
                 self._say(f"{error}; using the checkpoint before it")
-                checkpoint.discard(folders.pop())
 
     def restore(self, folder: Path) -> None:
         """Puts a checkpoint's tensors and state in place; WeightsError if they do not fit the tokenizer."""
         parts, numbers = checkpoint.load(folder)
         name = numbers.pop("recipe")
         if name != self.recipe.name:
-            raise UsageError(f"{folder}: a run of the recipe {name}, not {self.recipe.name}")
+            raise WeightsError(f"{folder}: a checkpoint of the recipe {name}, expected {self.recipe.name}")
         checkpoint.fill(self.tokenizer, parts["tokenizer"], folder)
         checkpoint.fill(self.average.tokenizer, parts["average"], folder)
         for key, optimizer in self.optimizers.items():
             optim.load_state_tensors(optimizer, self._names, parts.get(key, {}))
+        for key, revival in self._revivals.items():
+            if f"revival_{key}" in parts:
+                revival.load_state_dict(parts[f"revival_{key}"])
+        if self.adversary is not None:
+            self.adversary.load(parts)
+        if scaler := numbers.pop("scaler", None):
+            self._scaler.load_state_dict(scaler)
         self.state = State(**numbers)
 
     # ---- reports
@@ -382,57 +379,38 @@ class Trainer:
         side = max(view.side for view in self._phase.views)
         if side not in self._squares:
             self._squares[side] = pictures(self._validation, side, self.recipe.val_images)
-        found, grid = validate(self.average.tokenizer, self._squares[side], self._phase.losses, self._casting())
+        found, grid = validate(
+            self.average.tokenizer, self._squares[side], self.criterion, self._phase.losses, self._casting(), self.group
+        )
+        if self._log is not None:
+            self._log.record("val", state.step, {"side": side, "elapsed": round(state.elapsed, 1), **found})
+            self._log.picture("val/reconstructions", state.step, grid)
+        decibels = " ".join(f"{k}:{found[f'psnr/{k}']:.2f}" for k in token_counts(self.tokenizer))
+        used = f"codebook {found['usage']:.0%} used, perplexity {found['perplexity']:.0f}"
+        self._say(f"step {state.step}: val {side} px, dB by tokens {decibels}, {used}")
         if state.phase != state.best_phase or found["loss"] < state.best_loss:
             state.best_phase, state.best_loss, state.best_step = state.phase, found["loss"], state.step
             self.save()
-        if self.log is not None:
-            self.log.record("val", state.step, {"side": side, "elapsed": round(state.elapsed, 1), **found})
-            self.log.picture("val/reconstructions", state.step, grid)
-            decibels = " ".join(f"{k}:{found[f'psnr/{k}']:.2f}" for k in token_counts(self.tokenizer))
-            used = f"codebook {found['usage']:.0%}, perplexity {found['perplexity']:.0f}"
-            self._say(f"step {state.step}: val {side} px, dB by tokens {decibels}, {used}")
 
-    def _note(self, terms: dict[str, float], quality: Tensor, counts: Tensor | None, norm: float, rate: float) -> None:
-        """Smooths what the progress line shows, and logs every tenth step."""
-        if self.log is None:
+    def _note(self, total: dict[str, float], terms: dict[str, float], taken: int, norm: float, revived: int) -> None:
+        """The progress line after every step, log.jsonl after every tenth."""
+        if self._log is None:
             return
-        for name, value in terms.items():
-            self._terms[name] = 0.9 * self._terms.get(name, value) + 0.1 * value
-        kept = torch.full((len(quality),), self.tokenizer.max_tokens) if counts is None else counts
-        shown = torch.tensor(token_counts(self.tokenizer))
-        nearest = shown[(kept[:, None] - shown).abs().argmin(1)]
-        for count in shown.tolist():
-            if (here := nearest == count).any():
-                value = float(quality[here].mean())
-                self._psnr[count] = 0.9 * self._psnr.get(count, value) + 0.1 * value
-        self._rate = 0.9 * (self._rate or rate) + 0.1 * rate
-        state, progress = self.state, self.progress
-        left = state.elapsed * (1 - progress) / max(progress, 1e-9)
-        decibels = " ".join(f"{k}:{v:.2f}" for k, v in sorted(self._psnr.items()))
-        clock = f"{int(left // 3600)}:{int(left % 3600 // 60):02d}:{int(left % 60):02d}"
-        loss = sum(self._terms.values())
-        self.log.progress(
-            progress, f"step {state.step} loss {loss:.5f} dB {decibels} | {self._rate:.1f} images/s, {clock} left"
-        )
+        values = {f"loss_{name}": value for name, value in terms.items()} | {"gradient_norm": norm}
+        values |= {name: value for name, value in total.items() if name.startswith("discriminator_")}
+        for count in token_counts(self.tokenizer):
+            if images := total[f"images/{count}"]:
+                values[f"psnr_{count}"] = total[f"decibels/{count}"] / images
+        self._meter.note(values, taken)
+        state, progress = self.state, self.state.progress(self.recipe)
+        self._log.progress(progress, self._meter.line(state.step, state.elapsed, progress))
+        if revived:
+            self._log.record("revived", state.step, {"entries": revived})
         if state.step % 10 == 0:
+            row = {"phase": self._phase.name, "progress": round(progress, 5), "elapsed": round(state.elapsed, 1)}
             rates = {f"lr_{name}": o.param_groups[0]["lr"] for name, o in self.optimizers.items()}
-            values = {f"loss_{k}": v for k, v in self._terms.items()} | {f"psnr_{k}": v for k, v in self._psnr.items()}
-            self.log.record(
-                "train",
-                state.step,
-                {
-                    "phase": self._phase.name,
-                    "progress": round(progress, 5),
-                    "elapsed": round(state.elapsed, 1),
-                    "images": state.images,
-                    "images_per_second": round(self._rate, 2),
-                    "gradient_norm": norm,
-                    **rates,
-                    **values,
-                },
-            )
+            self._log.record("train", state.step, {**row, "images": state.images, **rates, **self._meter.values})
 
     def _say(self, text: str, **values: Any) -> None:
-        if self.log is not None:
-            self.log.message(text, self.state.step, **values)
+        if self._log is not None:
+            self._log.message(text, self.state.step, **values)

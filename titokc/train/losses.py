@@ -1,27 +1,52 @@
-"""What a reconstruction costs: the weighted terms of a phase, and the PSNR and SSIM that are reported.
+"""What a training pass costs: the weighted terms of a phase, and the PSNR and SSIM that are reported.
 
-Perceptual terms come from `titokc.train.perceptual`, the adversarial ones from `titokc.train.discriminator`.
+Perceptual networks are in `titokc.train.perceptual`, the adversarial terms in `titokc.train.discriminator`.
 """
+
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from titokc.models.interface import Reconstruction
+from titokc.train.perceptual import DISTANCES
 from titokc.train.recipes import Losses
 
 
-def reconstruction_terms(weights: Losses, made: Reconstruction, images: Tensor) -> dict[str, Tensor]:
-    """The weighted pixel and quantiser terms by name, scalars; images [B, 3, S, S] in [0, 1]."""
-    terms = {}
-    output = made.images.float()
-    if weights.l2:
-        terms["l2"] = weights.l2 * F.mse_loss(output, images)
-    if weights.l1:
-        terms["l1"] = weights.l1 * F.l1_loss(output, images)
-    if weights.quantizer:
-        terms["quantizer"] = weights.quantizer * made.quantizer_loss
-    return terms
+class Criterion:
+    """The terms of the phases' losses; its networks are loaded when it is made, so that none is found missing later."""
+
+    def __init__(self, phases: Iterable[Losses], device: torch.device) -> None:
+        used = [name for weights in phases for name in DISTANCES if getattr(weights, name)]
+        self._distances = {name: DISTANCES[name]().to(device) for name in dict.fromkeys(used)}
+
+    def pixels(self, weights: Losses, output: Tensor, images: Tensor, quantizer_loss: Tensor) -> dict[str, Tensor]:
+        """The weighted pixel, perceptual and quantiser terms by name; output and images [B, 3, S, S] in [0, 1]."""
+        output = output.float()
+        terms = {}
+        if weights.l2:
+            terms["l2"] = weights.l2 * F.mse_loss(output, images)
+        if weights.l1:
+            terms["l1"] = weights.l1 * F.l1_loss(output, images)
+        for name, distance in self._distances.items():
+            if weight := getattr(weights, name):
+                terms[name] = weight * distance(output, images)
+        if weights.quantizer:
+            terms["quantizer"] = weights.quantizer * quantizer_loss
+        return terms
+
+    def codes(self, weights: Losses, logits: Tensor, codes: Tensor, quantizer_loss: Tensor) -> dict[str, Tensor]:
+        """The terms of stage 1: logits [B, V, P] against proxy codes [B, P]."""
+        return {
+            "codes": weights.codes * F.cross_entropy(logits.float(), codes),
+            "quantizer": weights.quantizer * quantizer_loss,
+        }
+
+
+def reconstruction_loss(terms: dict[str, float]) -> float:
+    """The part of a loss that must shrink: all but the adversary's verdict and the quantiser's own terms."""
+    return sum(value for name, value in terms.items() if name not in {"gan", "quantizer"})
 
 
 def psnr(output: Tensor, images: Tensor) -> Tensor:
@@ -50,3 +75,19 @@ def ssim(output: Tensor, images: Tensor) -> Tensor:
     c1, c2 = 0.01**2, 0.03**2
     score = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     return (score / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean((1, 2, 3))
+
+
+class Pass(nn.Module):
+    """A tokenizer's training pass as a module of its own, so that one wrapper serves both of its kinds."""
+
+    def __init__(self, tokenizer: nn.Module) -> None:
+        super().__init__()
+        self.tokenizer: Any = tokenizer
+
+    def forward(self, images: Tensor, tokens: Tensor | None, proxy: bool) -> tuple[Tensor, Tensor]:
+        """(reconstruction [B, 3, S, S], or with `proxy` logits [B, V, P]; quantiser loss)."""
+        if proxy:
+            predicted = self.tokenizer.proxy_logits(images, tokens)
+            return predicted.logits, predicted.quantizer_loss
+        made = self.tokenizer(images, tokens)
+        return made.images, made.quantizer_loss

@@ -5,7 +5,7 @@ J. Liu et al., arXiv 2502.16982, section 2.2. The loop in `titokc.train.loop` dr
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from titokc.models.interface import Tokenizer
 from titokc.train.recipes import Recipe
+
+Names = Mapping[Tensor, str]
 
 
 class Muon(torch.optim.Optimizer):
@@ -26,7 +28,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # noqa: ARG002
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
         for group in self.param_groups:
             by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
             for weight in group["params"]:
@@ -60,10 +62,15 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
 
 def build(tokenizer: nn.Module, recipe: Recipe) -> dict[str, torch.optim.Optimizer]:
-    """The optimisers by name: "muon" (where the recipe wants it) and "adamw", which decays weights of layers only."""
+    """The optimisers by name: "muon" (where the recipe wants it) and "adamw", which decays weights of layers only.
+
+    Parameters that need no gradient stay out.
+    """
     matrices, decayed, plain = [], [], []
     for module in tokenizer.modules():
         for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
             layer_weight = name.endswith("weight") and parameter.ndim >= 2 and not isinstance(module, nn.Embedding)
             if layer_weight and parameter.ndim == 2 and recipe.muon:
                 matrices.append(parameter)
@@ -104,12 +111,12 @@ class Average:
             copied.copy_(live)
 
 
-def state_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
+def state_tensors(optimizer: torch.optim.Optimizer, names: Names) -> dict[str, Tensor]:
     """The optimiser's tensors under "key/parameter name", for a checkpoint."""
     return {f"{key}/{names[p]}": tensor for p, state in optimizer.state.items() for key, tensor in state.items()}
 
 
-def load_state_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], tensors: dict[str, Tensor]) -> None:
+def load_state_tensors(optimizer: torch.optim.Optimizer, names: Names, tensors: dict[str, Tensor]) -> None:
     """Puts back what `state_tensors` gave; parameters without an entry start afresh."""
     parameters = {name: parameter for parameter, name in names.items()}
     optimizer.state.clear()

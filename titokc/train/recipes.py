@@ -1,16 +1,17 @@
-"""Training recipes: frozen dataclasses with named presets; `titokc.train.loop` runs them, the run folder keeps them.
+"""What a training recipe is: frozen dataclasses, changed by dotted path and kept as JSON in the run folder.
 
-A recipe is the whole experiment apart from the data: the model's configuration, phases, losses, optimisers and
-seed. `override` changes fields by dotted path (`phases.0.lr=1e-3`), with the type of the field it replaces.
+A recipe is the whole experiment apart from the data: the model's configuration, phases, losses, optimisers and seed.
+`titokc.train.presets` has the named ones, `titokc.train.loop` runs them.
 """
 
-import ast
-import dataclasses
 import json
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+import math
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from titokc.errors import UsageError
+from titokc.errors import UsageError, WeightsError
+from titokc.models.titok_config import TiTokConfig
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class View:
     least twice `side` (negative: in proportion to their number). min_scale: smallest part of an image's largest
     square that a crop covers, by side length, where the image is larger than the crop; images smaller than
     `min_source` x `side` are left out. jitter: strength of the brightness, contrast, gamma and colour changes.
+    variants: number of different crops of an image, whose proxy codes can then be cached (0: always new ones).
     """
 
     side: int
@@ -30,6 +32,7 @@ class View:
     min_scale: float = 0.5
     min_source: float = 0.75
     jitter: float = 0.1
+    variants: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,11 @@ class Phase:
 class Recipe:
     """One training run. The budget is `steps`, `minutes`, or whichever ends first when both are set.
 
-    micro_batch: most images in one forward pass of one process (0: no limit; more are accumulated). token_drop_min:
-    0 keeps all tokens; else every image keeps a random prefix of token_drop_min, + token_drop_step, ... tokens.
-    divergence: a smoothed loss this many times its best is a divergence and rolls back. val_images: most images in
-    one validation.
+    micro_batch: most images in one forward pass of one process (0: no limit; more are accumulated). token_drop_step:
+    a tokenizer whose prefixes are codes too (`model.min_tokens` of a TiTok makes it one) keeps a random prefix of each
+    image's tokens: min_tokens, + token_drop_step, ... up to all. needs_weights: only makes sense with --init-from.
+    revival_patience: codebook entries unused for this many codebook sizes of tokens are replaced (0: never).
+    divergence: a smoothed loss this many times its lowest is a divergence. val_images: most images in one validation.
     """
 
     name: str
@@ -87,12 +91,14 @@ class Recipe:
     steps: int = 0
     minutes: float = 0.0
     micro_batch: int = 0
-    token_drop_min: int = 0
     token_drop_step: int = 1
+    needs_weights: bool = False
+    revival_patience: float = 20.0
     muon: bool = True
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 1e-4
     discriminator_lr: float = 1e-4
+    discriminator_channels: int = 128
     final_lr: float = 0.01
     clip: float = 1.0
     ema_decay: float = 0.999
@@ -106,78 +112,104 @@ class Recipe:
 
 
 def override(recipe: Recipe, settings: tuple[str, ...]) -> Recipe:
-    """The recipe with each "dotted.path=value" of `settings` applied; UsageError names a wrong path or type."""
+    """The recipe with every "dotted.path=value" of `settings` applied at once, each with the type of its field.
+
+    `phases.0.lr=1e-3`, `model.fsq_levels=8,8,8,8`. UsageError names a path, type or value that is wrong.
+    """
+    tree: dict[str, Any] = {}
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
             raise UsageError(f"--set {setting}: expected key=value")
-        recipe = _replaced(recipe, path.strip().split("."), text.strip(), path)
-    return recipe
+        *parents, leaf = path.strip().split(".")
+        branch = tree
+        for part in parents:
+            branch = branch.setdefault(part, {})
+            if not isinstance(branch, dict):
+                raise UsageError(f"--set {path}: {part} is set as a whole too")
+        branch[leaf] = text.strip()
+    return _changed(recipe, tree, "") if tree else recipe
 
 
-def _replaced(node: Any, parts: list[str], text: str, path: str) -> Any:
-    head, rest = parts[0], parts[1:]
+def _changed(node: Any, tree: dict[str, Any], path: str) -> Any:
+    """`node`, a dataclass or a tuple of them, with the branches of `tree` replaced."""
     if isinstance(node, tuple):
-        if not head.isdigit() or int(head) >= len(node):
-            raise UsageError(f"--set {path}: {head!r} is not one of 0..{len(node) - 1}")
-        at = int(head)
-        if not rest:
-            raise UsageError(f"--set {path}: name a field of it")
-        return (*node[:at], _replaced(node[at], rest, text, path), *node[at + 1 :])
-    if not is_dataclass(node) or head not in {f.name for f in fields(node)}:
-        known = ", ".join(f.name for f in fields(node)) if is_dataclass(node) else "none"
-        raise UsageError(f"--set {path}: no field {head!r} here (fields: {known})")
-    old = getattr(node, head)
-    value = _replaced(old, rest, text, path) if rest else _parsed(text, get_type_hints(type(node))[head], old, path)
+        wrong = [key for key in tree if not key.isdigit() or int(key) >= len(node)]
+        if wrong:
+            raise UsageError(f"--set {path}{wrong[0]}: expected 0..{len(node) - 1}")
+        return tuple(_value(node[at], None, tree.get(str(at), {}), f"{path}{at}") for at in range(len(node)))
+    names = [f.name for f in fields(node)]
+    wrong = [key for key in tree if key not in names]
+    if wrong:
+        raise UsageError(f"--set {path}{wrong[0]}: there is no such field; there are {', '.join(names)}")
+    hints = get_type_hints(type(node))
+    values = {key: _value(getattr(node, key), hints[key], new, f"{path}{key}") for key, new in tree.items()}
     try:
-        return replace(node, **{head: value})  # type: ignore[type-var]
+        return replace(node, **values)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"--set {path}={text}: {error}") from error
+        raise UsageError(f"--set {path or 'recipe'}: {error}") from error
 
 
-def _parsed(text: str, hint: Any, old: Any, path: str) -> Any:
-    """`text` as the field's type: bool, int, float, str, or a tuple of those written as 1,2,3."""
-    if is_dataclass(old) or (isinstance(old, tuple) and old and is_dataclass(old[0])):
-        raise UsageError(f"--set {path}: name one of its fields")
-    kind = type(old) if hint is Any else hint
+def _value(old: Any, hint: Any, new: Any, path: str) -> Any:
+    """A field's new value: of a nested dataclass or tuple of them with the tree `new`, else parsed from the text."""
+    nested = is_dataclass(old) or (isinstance(old, tuple) and bool(old) and is_dataclass(old[0]))
+    if nested and isinstance(new, dict):
+        return _changed(old, new, f"{path}.") if new else old
+    if nested or isinstance(new, dict):
+        raise UsageError(f"--set {path}: " + ("name one of its fields" if nested else "it has no fields"))
+    return _parsed(new, hint, path)
+
+
+def _parsed(text: str, kind: Any, path: str) -> Any:
+    """`text` as a bool, int, float or str, or as a tuple of those written 1,2,3."""
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
-        return tuple(_parsed(part.strip(), inner, None, path) for part in text.strip("()").split(",") if part.strip())
+        return tuple(_parsed(part.strip(), inner, path) for part in text.strip("()").split(",") if part.strip())
     if kind is str:
         return text
-    if kind is bool and text.lower() in {"true", "false", "1", "0", "yes", "no", "on", "off"}:
-        return text.lower() in {"true", "1", "yes", "on"}
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = None
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float and numeric:
-        return float(value)
-    if kind is int and numeric and value == int(value):
-        return int(value)
-    if kind not in {int, float, bool} and (value is not None or text == "None"):
-        return value
+    if kind is bool and text.lower() in _BOOLEANS:
+        return _BOOLEANS[text.lower()]
+    if kind in {int, float}:
+        try:
+            number = float(text.replace("_", ""))
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number) and (kind is float or number == int(number)):
+            return kind(number)
     raise UsageError(f"--set {path}: expected {getattr(kind, '__name__', kind)}, found {text!r}")
+
+
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def to_json(recipe: Recipe) -> str:
     """The recipe as the run folder's recipe.json."""
-    return json.dumps(dataclasses.asdict(recipe), indent=2) + "\n"
+    architecture = "titok" if isinstance(recipe.model, TiTokConfig) else "nano"
+    data = asdict(recipe)
+    return json.dumps(data | {"model": {"architecture": architecture, **data["model"]}}, indent=2) + "\n"
 
 
-def from_json(text: str) -> Recipe:
-    """The recipe that `to_json` wrote; fields it lacks take their defaults, unknown ones are refused by name."""
-    data = json.loads(text)
-    base = named(data["name"])
-    return _rebuilt(Recipe, data | {"model": _rebuilt(type(base.model), data["model"])})
+def from_json(text: str, source: Path) -> Recipe:
+    """The recipe that `to_json` wrote; fields it lacks take their defaults. WeightsError for anything else."""
+    try:
+        data = json.loads(text)
+        model = dict(data["model"])
+        if model.pop("architecture") == "titok":
+            kind: Any = TiTokConfig
+        else:
+            from titokc.models.nano import NanoConfig
+
+            kind = NanoConfig
+        return _rebuilt(Recipe, data | {"model": _rebuilt(kind, model)})
+    except (ValueError, TypeError, KeyError) as error:
+        raise WeightsError(f"{source}: not a recipe of this version: {error}") from error
 
 
 def _rebuilt(kind: Any, data: dict[str, Any]) -> Any:
     hints = get_type_hints(kind)
-    unknown = set(data) - set(hints)
+    unknown = ", ".join(sorted(set(data) - set(hints)))
     if unknown:
-        raise UsageError(f"recipe.json: {kind.__name__} has no field {', '.join(sorted(unknown))}")
+        raise ValueError(f"{kind.__name__} has no field {unknown}")
     return kind(**{name: _typed(hints[name], value) for name, value in data.items()})
 
 
@@ -187,38 +219,3 @@ def _typed(hint: Any, value: Any) -> Any:
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_typed(get_args(hint)[0], item) for item in value)
     return value
-
-
-def named(name: str) -> Recipe:
-    """The preset called `name`; UsageError lists them all otherwise."""
-    if name == "nano":
-        return _nano()
-    raise UsageError(f"recipe {name!r} is not known; there are: nano")
-
-
-def _nano() -> Recipe:
-    from titokc.models.nano import NanoConfig
-
-    return Recipe(
-        name="nano",
-        model=NanoConfig(),
-        minutes=360,
-        token_drop_min=32,
-        token_drop_step=32,
-        ema_decay=0.998,
-        phases=(
-            Phase(
-                name="pretrain-64",
-                share=0.5,
-                views=(View(side=64, batch_size=128, large_share=0.35, min_scale=0.4),),
-            ),
-            Phase(
-                name="train-256",
-                share=0.5,
-                views=(
-                    View(side=256, batch_size=32, share=0.75, min_scale=0.6),
-                    View(side=64, batch_size=128, share=0.25, large_share=0.35, min_scale=0.4),
-                ),
-            ),
-        ),
-    )

@@ -1,19 +1,29 @@
 """From the options of `titokc train` to a running `titokc.train.loop.Trainer`: recipe, data, tokenizer, device."""
 
+import hashlib
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from titokc import inference, weights
 from titokc.errors import InputError, UsageError
+from titokc.files import write_atomic
 from titokc.models.interface import Tokenizer
-from titokc.train import checkpoint, recipes
+from titokc.models.titok import TiTok
+from titokc.models.titok_config import TiTokConfig
+from titokc.train import checkpoint, presets, recipes
 from titokc.train.data import ImageSet, Source, find
+from titokc.train.distributed import Group, local_device
 from titokc.train.log import RunLog
 from titokc.train.loop import Trainer
+from titokc.train.proxy import ProxyCodes, give_pixel_decoder, load_vqgan
 from titokc.train.recipes import Recipe
+from titokc.weights import places
 
 
 def start(
@@ -24,6 +34,7 @@ def start(
     settings: tuple[str, ...] = (),
     resume: bool = False,
     init_from: Path | None = None,
+    vqgan: Path | None = None,
     max_minutes: float | None = None,
     steps: int | None = None,
     val: Path | None = None,
@@ -32,7 +43,7 @@ def start(
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     quiet: bool = False,
     say: Callable[[str], None],
 ) -> None:
@@ -42,84 +53,100 @@ def start(
     begun = bool(checkpoint.saved(run))
     if begun and not resume:
         raise UsageError(f"{run} holds a run already: continue it with --resume, or choose another folder")
-    run.mkdir(parents=True, exist_ok=True)
-    recipe = choose_recipe(run, name, settings, begun, max_minutes, steps)
-    place = choose_device(device)
-    folder = cache or run / "cache"
-    training, validation = image_sets(data, val, recipe, folder, cache_gib, quiet, say)
-    tokenizer = build(recipe).to(place)
-    (run / "recipe.json.part").write_text(recipes.to_json(recipe))
-    (run / "recipe.json.part").replace(run / "recipe.json")
-    log = RunLog(run, say, quiet)
-    trainer = Trainer(recipe, tokenizer, training, run, validation, log, choose_dtype(dtype, place), workers)
-    if begun:
-        trainer.resume()
-        spent = f"{trainer.progress:.0%} of the budget" if trainer.progress < 1 else "the budget is spent: raise it"
-        log.message(f"resuming at step {trainer.state.step}, {spent}", trainer.state.step)
-    elif init_from is not None:
-        initialise_from(tokenizer, init_from)
+    initial = None if init_from is None or begun else weights.load_files(places.locate(init_from))
+    recipe = choose_recipe(run, name, settings, initial, begun)
+    if max_minutes is not None or steps is not None:
+        recipe = replace(recipe, minutes=max_minutes or 0.0, steps=steps or 0)
+    place = local_device(inference.find_device(device))
+    group = Group.join(place)
+    log = None
     try:
-        trainer.run()
+        with checkpoint.locked(run) if group.first else nullcontext():
+            if group.first:
+                write_atomic(run / "recipe.json", recipes.to_json(recipe).encode())
+                log = RunLog(run, say, quiet)
+            tokenizer = build(recipe).to(place)
+            if initial is not None:
+                checkpoint.fill(tokenizer, initial.state_dict(), Path(init_from or ""))
+            folder = cache or run / "cache"
+            training, validation = image_sets(data, val, recipe, folder, cache_gib, group, log)
+            trainer = Trainer(
+                recipe,
+                tokenizer,
+                training,
+                run,
+                validation=validation,
+                codes=None if vqgan is None else proxy_codes(vqgan, tokenizer, training, recipe, folder, begun),
+                log=log,
+                group=group,
+                autocast=choose_dtype(dtype, place),
+                workers=workers or (1 if training.cached else os.cpu_count() or 1),
+            )
+            if begun:
+                trainer.resume()
+            if begun and log is not None:
+                spent = trainer.state.progress(recipe)
+                left = f"{spent:.0%} of the budget spent" if spent < 1 else "the budget is spent: give a larger one"
+                log.message(f"resumed at step {trainer.state.step}, {left}", trainer.state.step)
+            trainer.run()
     finally:
-        log.close()
+        if log is not None:
+            log.close()
+        group.leave()
 
 
 def choose_recipe(
-    run: Path, name: str | None, settings: tuple[str, ...], begun: bool, minutes: float | None, steps: int | None
+    run: Path, name: str | None, settings: tuple[str, ...], initial: Tokenizer | None, begun: bool
 ) -> Recipe:
-    """The run's own recipe if it has begun, else the named preset, with the settings and the budget applied."""
+    """The run's own recipe if it has begun, else the named preset (for the model that `initial` is), with settings."""
     if begun:
-        saved = recipes.from_json((run / "recipe.json").read_text())
+        path = run / "recipe.json"
+        saved = recipes.from_json(path.read_text(), path)
         if name not in {None, saved.name}:
             raise UsageError(f"{run} is a run of the recipe {saved.name}, not {name}")
         recipe = recipes.override(saved, settings)
         if recipe.model != saved.model:
             raise UsageError(f"{run}: --set cannot change the model of a run that has begun")
-    elif name is None:
-        raise UsageError("a new run needs --recipe NAME")
-    else:
-        recipe = recipes.override(recipes.named(name), settings)
-    if minutes is not None or steps is not None:
-        recipe = replace(recipe, minutes=minutes or 0.0, steps=steps or 0)
-    return recipe
-
-
-def choose_device(device: str) -> torch.device:
-    """The device by name; auto takes CUDA if there is one, else the CPU."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
+        return recipe
+    if name is None:
+        raise UsageError(f"a new run needs --recipe; there are {', '.join(presets.NAMES)}")
+    recipe = presets.named(name)
+    if initial is not None:
+        if type(initial.config) is not type(recipe.model):
+            raise UsageError(f"the recipe {name} trains another kind of model than the {initial.name} of --init-from")
+        recipe = replace(recipe, model=initial.config)
+    elif recipe.needs_weights:
+        raise UsageError(f"the recipe {name} starts from trained weights: give them with --init-from")
+    return recipes.override(recipe, settings)
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The autocast type; auto is bfloat16 where the hardware has it, float16 on older GPUs, float32 on older CPUs."""
-    if dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    has_bfloat16 = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.bfloat16 if has_bfloat16 else torch.float32
+    if dtype == "auto" and device.type == "cpu":
+        has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        return torch.bfloat16 if has_bfloat16 else torch.float32
+    return inference.find_dtype(None if dtype == "auto" else dtype, device)
+
+
+def build(recipe: Recipe) -> Tokenizer:
+    """An untrained tokenizer of the recipe's configuration."""
+    torch.manual_seed(recipe.seed)
+    if isinstance(recipe.model, TiTokConfig):
+        return TiTok(recipe.model)
+    from titokc.models.nano import NanoTokenizer
+
+    return NanoTokenizer(recipe.model)
 
 
 def image_sets(
-    data: Path,
-    val: Path | None,
-    recipe: Recipe,
-    folder: Path,
-    cache_gib: float,
-    quiet: bool,
-    say: Callable[[str], None],
+    data: Path, val: Path | None, recipe: Recipe, folder: Path, cache_gib: float, group: Group, log: RunLog | None
 ) -> tuple[ImageSet, ImageSet | None]:
-    """(training, validation) sets; without a validation folder or shard every 50th image is held out, at most 1000."""
+    """(training, validation) images; without a validation set some of at least 100 images are held out, 2 % or 1000."""
     sources, held_out = find(data)
     if not sources:
         raise InputError(f"{data}: no images in it")
     if val is not None:
-        found, more = find(val)
-        held_out = found + more
+        held_out = [source for found in find(val) for source in found]
         if not held_out:
             raise InputError(f"--val {val}: no images in it")
     elif not held_out and len(sources) >= 100:
@@ -129,36 +156,37 @@ def image_sets(
     side = max(view.side for phase in recipe.phases for view in phase.views)
 
     def progress(items: list[Source]) -> tqdm:
-        return tqdm(items, desc="decoding", unit="image", leave=False, disable=True if quiet else None)
+        return tqdm(items, desc="decoding", unit=" images", leave=False, disable=None if log is not None else True)
 
-    sets = [
-        ImageSet(group, side * 9 // 8, folder, int(cache_gib * 2**30), 2, progress) if group else None
-        for group in (sources, held_out)
-    ]
-    for images in sets:
-        if images is not None and images.unreadable:
-            names = ", ".join(images.unreadable[:5]) + (", ..." if len(images.unreadable) > 5 else "")
-            say(f"skipped {len(images.unreadable)} unreadable images: {names}")
-    training, validation = sets
-    if training is None or len(training) == 0:
+    if not group.first:
+        group.wait()
+    training, validation = (
+        ImageSet(part, side * 9 // 8, folder, int(cache_gib * 2**30), progress=progress) for part in (sources, held_out)
+    )
+    if group.first:
+        group.wait()
+    if log is not None:
+        for images in (training, validation):
+            if bad := images.unreadable:
+                names = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
+                log.message(f"skipped {len(bad)} unreadable images: {names}", 0, unreadable=bad)
+        where = "decoded once" if training.cached else "decoded for every batch: more than --cache-gib"
+        log.message(f"{len(training)} training images ({where}), {len(validation)} for validation", 0)
+    if not len(training):
         raise InputError(f"{data}: none of its {len(sources)} images can be read")
-    say(f"{len(training)} training images, {len(validation) if validation else 0} validation images")
-    return training, validation if validation else None
+    return training, validation if len(validation) else None
 
 
-def build(recipe: Recipe) -> Tokenizer:
-    """An untrained tokenizer of the recipe's configuration."""
-    torch.manual_seed(recipe.seed)
-    from titokc.models.nano import NanoTokenizer
-
-    return NanoTokenizer(recipe.model)
-
-
-def initialise_from(tokenizer: Tokenizer, path: Path) -> None:
-    """Takes over the weights of a model directory or safetensors file; they must fit exactly."""
-    from safetensors.torch import load_file
-
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise InputError(f"--init-from {path}: no such weights")
-    checkpoint.fill(tokenizer, load_file(file), file)
+def proxy_codes(
+    vqgan: Path, tokenizer: Tokenizer, images: ImageSet, recipe: Recipe, folder: Path, begun: bool
+) -> ProxyCodes:
+    """The codes of stage 1 by the VQGAN in a file; a fresh run's tokenizer gets its pixel decoder."""
+    network = load_vqgan(vqgan).to(tokenizer.device)
+    if not begun:
+        give_pixel_decoder(tokenizer, network)
+    view = recipe.phases[0].views[0]
+    if not view.variants:
+        return ProxyCodes(network)
+    seen = (str(vqgan.resolve()), vqgan.stat().st_size, images.digest, view, recipe.seed)
+    cache = folder / f"codes-{hashlib.sha256(repr(seen).encode()).hexdigest()[:16]}.u16"
+    return ProxyCodes(network, cache, len(images) * view.variants, (view.side // 16) ** 2)

@@ -1,16 +1,19 @@
 """The validation set, and what the loop measures on it with the averaged weights."""
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from titokc.models.interface import Tokenizer
 from titokc.train import losses
 from titokc.train.augment import centre_square
 from titokc.train.data import ImageSet
+from titokc.train.distributed import Group
 from titokc.train.recipes import Losses
 
 
@@ -40,37 +43,41 @@ def pictures(images: ImageSet, side: int, most: int) -> Tensor:
 def validate(
     tokenizer: Tokenizer,
     squares: Tensor,
+    criterion: losses.Criterion,
     weights: Losses,
     casting: AbstractContextManager[Any],
+    group: Group,
     batch_size: int = 16,
 ) -> tuple[dict[str, float], Tensor]:
-    """Means over the pictures uint8 [N, 3, S, S]: "loss" (pixel terms, mean over the token counts), "psnr/K", "ssim/K",
-    "usage" (part of the codebook in use) and "perplexity"; and a grid of originals over reconstructions, uint8
-    [3, H, W].
+    """Means over the pictures uint8 [N, 3, S, S], shared out among the processes, and a grid to look at.
+
+    "loss" (pixel and perceptual terms, mean over the token counts), "psnr/K", "ssim/K", "usage" (part of the codebook
+    in use) and "perplexity". The grid, uint8 [3, H, W], has originals over reconstructions from few tokens to many.
     """
     counts = token_counts(tokenizer)
-    sums: dict[str, float] = {}
-    histogram = torch.zeros(tokenizer.codebook_size, dtype=torch.int64)
-    rows = []
-    for start in range(0, len(squares), batch_size):
-        images = squares[start : start + batch_size].to(tokenizer.device).float() / 255
-        share = len(images) / len(squares)
-        row = [images[:4]]
+    weights = replace(weights, quantizer=0.0, l2=weights.l2 or float(weights.codes > 0))
+    mine = squares[group.rank :: group.size]
+    sums = {f"{name}/{count}": 0.0 for name in ("psnr", "ssim") for count in counts} | {"loss": 0.0}
+    histogram = torch.zeros(tokenizer.codebook_size, dtype=torch.int64, device=tokenizer.device)
+    grid = torch.zeros(3, 0, 0)
+    for start in range(0, len(mine), batch_size):
+        images = mine[start : start + batch_size].to(tokenizer.device).float() / 255
+        rows = [images[:4]]
         for count in counts:
             with casting:
                 made = tokenizer(images, count)
-            terms = losses.reconstruction_terms(weights, made, images)
-            found = {"loss": float(sum(terms.values())) / len(counts)}
-            found[f"psnr/{count}"] = float(losses.psnr(made.images, images).mean())
-            found[f"ssim/{count}"] = float(losses.ssim(made.images, images).mean())
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + share * value
-            row.append(made.images[:4].clamp(0, 1))
-        histogram += torch.bincount(made.indices.flatten().cpu(), minlength=tokenizer.codebook_size)
+                terms = criterion.pixels(weights, made.images, images, made.quantizer_loss)
+            sums["loss"] += len(images) * float(sum(terms.values())) / len(counts)
+            sums[f"psnr/{count}"] += float(losses.psnr(made.images, images).sum())
+            sums[f"ssim/{count}"] += float(losses.ssim(made.images, images).sum())
+            rows.append(made.images[:4].float().clamp(0, 1))
+        histogram += torch.bincount(made.indices.flatten(), minlength=tokenizer.codebook_size)
         if start == 0:
-            rows = row
-    p = histogram / histogram.sum()
-    sums["usage"] = float((histogram > 0).float().mean())
-    sums["perplexity"] = float(torch.special.entr(p).sum().exp())
-    grid = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
-    return sums, (grid * 255).round().to(torch.uint8).cpu()
+            grid = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
+    if group.size > 1:
+        dist.all_reduce(histogram)
+    means = {name: value / len(squares) for name, value in group.sum(sums, tokenizer.device).items()}
+    shares = histogram / histogram.sum()
+    means["usage"] = float((histogram > 0).float().mean())
+    means["perplexity"] = float(torch.special.entr(shares).sum().exp())
+    return means, (grid * 255).round().to(torch.uint8).cpu()

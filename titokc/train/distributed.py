@@ -1,0 +1,65 @@
+"""The processes of one training, as torchrun starts them; a lone process is the group of one."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process's `rank` among `size`; the first one (rank 0) writes checkpoints and logs.
+
+    All processes see one file system: the data, and the run folder from which each resumes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def join(cls, device: torch.device) -> "Group":
+        """Joins the group that torchrun describes in the environment: gloo on CPUs, NCCL on GPUs."""
+        if "RANK" not in os.environ:
+            return cls()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    def leave(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def sum(self, values: Mapping[str, float], device: torch.device) -> dict[str, float]:
+        """The sums over the processes of numbers that all of them have under the same names."""
+        if self.size == 1:
+            return dict(values)
+        names = sorted(values)
+        total = torch.tensor([values[name] for name in names], dtype=torch.float32, device=device)
+        dist.all_reduce(total)
+        return dict(zip(names, total.tolist(), strict=True))
+
+    def spread(self, module: nn.Module) -> nn.Module:
+        """The module, such that every process ends its backward passes with the mean of all gradients."""
+        if self.size == 1:
+            return module
+        return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
+
+
+def local_device(device: torch.device) -> torch.device:
+    """Under torchrun, this process's own GPU."""
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
