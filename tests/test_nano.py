@@ -124,6 +124,13 @@ def test_training_pass_equals_decoding_what_was_encoded(fitted: NanoTokenizer, s
             torch.testing.assert_close(made.images[row], decoded, atol=1e-5, rtol=0)
 
 
+def test_tokens_do_not_depend_on_autocast(fitted: NanoTokenizer) -> None:
+    images = pictures(16, 13)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fitted.encode(images), fitted(images).indices)
+    assert torch.equal(fitted.encode(images), fitted(images).indices)
+
+
 def test_gradients_reach_both_vits_and_not_the_codebooks() -> None:
     torch.manual_seed(0)
     tokenizer = NanoTokenizer(TINY)

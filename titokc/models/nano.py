@@ -260,9 +260,11 @@ class NanoTokenizer(Tokenizer):
         if not isinstance(tokens, Tensor):
             tokens = torch.full((len(images),), tokens or self.max_tokens, device=images.device)
         coefficients = self._analyse(images)
-        indices, quantised = self.quantizer.assign(coefficients.detach(), tokens)
-        through = coefficients * self.quantizer.coded(tokens)
-        quantised = through + (quantised - through).detach()
+        with torch.autocast(images.device.type, enabled=False):
+            with torch.autocast(images.device.type, enabled=False):
+            indices, quantised = self.quantizer.assign(coefficients.detach(), tokens)
+            through = coefficients * self.quantizer.coded(tokens)
+            quantised = through + (quantised - through).detach()
         made = self._synthesise(quantised, tokens, images.shape[-1])
         return Reconstruction(made, indices, made.new_zeros(()))
 
