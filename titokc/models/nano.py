@@ -261,7 +261,6 @@ class NanoTokenizer(Tokenizer):
             tokens = torch.full((len(images),), tokens or self.max_tokens, device=images.device)
         coefficients = self._analyse(images)
         with torch.autocast(images.device.type, enabled=False):
-            with torch.autocast(images.device.type, enabled=False):
             indices, quantised = self.quantizer.assign(coefficients.detach(), tokens)
             through = coefficients * self.quantizer.coded(tokens)
             quantised = through + (quantised - through).detach()
