@@ -90,7 +90,7 @@ class Quantizer(nn.Module):
         tokens, size = config.num_tokens, config.token_size
         self.total = config.coefficients
         self.codebooks = nn.Parameter(torch.zeros(tokens, size, config.codebook_size), requires_grad=False)
-        self.register_buffer("coefficients", torch.zeros(tokens, size, dtype=torch.int16))
+        self.register_buffer("coefficients", torch.zeros(tokens, size, dtype=torch.int32))
 
     def nearest(self, residual: Tensor, token: int) -> tuple[Tensor, Tensor]:
         """What is left of a token's coefficients [B, T] -> indices [B] of its nearest entries, and those [B, T]."""
@@ -143,7 +143,7 @@ class Quantizer(nn.Module):
         for token in range(tokens):
             chosen = variance.argsort(descending=True)[:size]
             points = residual[chosen].T.contiguous()
-            self.coefficients[token] = candidates[chosen].to(torch.int16)
+            self.coefficients[token] = candidates[chosen].to(torch.int32)
             self.codebooks[token] = points[torch.randperm(len(points))[: self.codebooks.shape[2]]].T
             for turn in range(rounds):
                 # The early rounds only have to spread the entries: a quarter of the samples does.
