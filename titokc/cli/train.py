@@ -25,6 +25,7 @@ import click
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the model.")
 @click.option("--workers", type=click.IntRange(min=1), help="Threads that make batches (default: 1 if cached).")
+@click.option("--dry-run", is_flag=True, help="Print parameters, memory and time, and train nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress line.")
 def train(data: Path, run: Path, **options: Any) -> None:
     """Train a tokenizer on DATA, a folder of images or of WebDataset .tar shards.

@@ -90,10 +90,10 @@ def saved(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"))
 
 
-def load(folder: Path) -> tuple[Parts, dict[str, Any]]:
-    """(parts, state) of a checkpoint; DamagedCheckpointError if a file in it cannot be read."""
+def load(folder: Path, only: str = "*") -> tuple[Parts, dict[str, Any]]:
+    """(parts, or `only` one of them, state) of a checkpoint; DamagedCheckpointError if a file cannot be read."""
     try:
-        parts = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+        parts = {path.stem: load_file(path) for path in sorted(folder.glob(f"{only}.safetensors"))}
         return parts, json.loads((folder / "state.json").read_text())
     except (OSError, SafetensorError, ValueError) as error:
         raise DamagedCheckpointError(f"{folder}: damaged checkpoint ({error})") from error

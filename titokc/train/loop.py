@@ -282,9 +282,7 @@ class Trainer:
         return found, images, torch.cat(outputs) if outputs else images
 
     def _casting(self) -> AbstractContextManager[Any]:
-        if self._autocast == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self._autocast)
+        return torch.autocast(self.device.type, self._autocast, enabled=self._autocast != torch.float32)
 
     def _token_counts(self, draws: Tensor) -> Tensor | None:
         """Draws [B] in [0, 1) -> tokens kept of each image, int64 [B]; None, for all, where prefixes are no codes."""

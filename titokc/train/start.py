@@ -19,6 +19,7 @@ from titokc.models.titok_config import TiTokConfig
 from titokc.train import checkpoint, presets, recipes
 from titokc.train.data import ImageSet, Source, find
 from titokc.train.distributed import Group, local_device
+from titokc.train.estimate import estimate
 from titokc.train.log import RunLog
 from titokc.train.loop import Trainer
 from titokc.train.proxy import ProxyCodes, give_pixel_decoder, load_vqgan
@@ -45,6 +46,7 @@ def start(
     threads: int | None = None,
     workers: int | None = None,
     quiet: bool = False,
+    dry_run: bool = False,
     say: Callable[[str], None],
 ) -> None:
     """One `titokc train`; `say` takes one-line messages for the person."""
@@ -58,6 +60,11 @@ def start(
     if max_minutes is not None or steps is not None:
         recipe = replace(recipe, minutes=max_minutes or 0.0, steps=steps or 0)
     place = local_device(inference.find_device(device))
+    if dry_run:
+        tokenizer = build(recipe).to(place)
+        for line in estimate(recipe, tokenizer, choose_dtype(dtype, place), int(os.environ.get("WORLD_SIZE", 1))):
+            say(line)
+        return
     group = Group.join(place)
     log = None
     try:
