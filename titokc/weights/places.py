@@ -47,15 +47,16 @@ class ModelFiles(NamedTuple):
 def locate(name_or_path: str | os.PathLike[str]) -> ModelFiles:
     """The files of a known or installed name, a hub repository ("owner/name") in the cache, or a path.
 
-    A known name is never taken for a path: write ./titok-l-32 for a folder of that name. Raises ModelNotFoundError.
+    A known name is never taken for a path: write ./titok-l-32, or a Path, for a folder of that name. Raises
+    ModelNotFoundError.
     """
-    text = os.fspath(name_or_path)
-    name = NANO if text == "nano" else text
-    if name == NANO:
+    name = os.fspath(name_or_path)
+    is_path = isinstance(name_or_path, os.PathLike)
+    if not is_path and name in {"nano", NANO}:
         return _embedded()
-    path = Path(text).expanduser()
-    if name not in RELEASES and path.exists():
-        return _at(path)
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 - Path's own raises for ~nobody
+    if is_path or (name and name not in RELEASES and os.path.exists(path)):  # noqa: PTH110 - raises for long names
+        return _at(path.absolute())
     if _NAME.fullmatch(name) and (models_dir() / name).is_dir():
         return _at(models_dir() / name)._replace(name=name)
     repo_id = RELEASES[name].repo_id if name in RELEASES else name
@@ -170,6 +171,8 @@ def _at(path: Path) -> ModelFiles:
         return ModelFiles(path, _config_beside(path), str(path))
     if weights := _weights_in(path):
         return ModelFiles(weights, _config_beside(weights), str(path))
+    if not path.exists():
+        raise ModelNotFoundError(f"{path} does not exist")
     raise ModelNotFoundError(f"no model in {path}: expected {CONFIG_NAME} and {' or '.join(WEIGHTS_NAMES)}")
 
 
