@@ -376,6 +376,31 @@ class TestTruncate:
         run("truncate", "in/a.png", "--tokens", 40, code=3)
 
 
+class TestDoctor:
+    def test_json(self, run, tiny):
+        report = json.loads(run("doctor", "--json").stdout)
+        assert report["versions"]["titokc"] == titokc.__version__
+        assert {"python", "torch", "pillow", "lpips"} <= set(report["versions"])
+        assert set(report["models"]) >= {"nano-1", "titok-l-32", "installed_in", "hub_cache"}
+        assert report["devices"]["default"] in ("cpu", "cuda", "mps")
+        trip = report["round_trip"]
+        assert (trip["model"], trip["file_bytes"], trip["fingerprint"]) == ("nano-1", 59, tiny.fingerprint.hex())
+        assert 0 < trip["mean_error"] < 30
+
+    def test_as_text(self, run):
+        lines = run("doctor").stdout.splitlines()
+        assert f"  titokc              {titokc.__version__}" in lines
+        assert "  file bytes          59" in lines
+
+    def test_without_the_embedded_model(self, run, monkeypatch):
+        def load(name, device):
+            raise titokc.ModelNotFoundError("the embedded model is missing")
+
+        monkeypatch.setattr("titokc.weights.load", load)
+        result = run("doctor", "--json", code=4)
+        assert json.loads(result.stdout)["round_trip"] == {"error": "the embedded model is missing"}
+
+
 class TestExitCodes:
     """0 done, 1 input, 2 usage, 3 foreign or corrupt, 4 model, 6 limit; 130 and 5 are tested elsewhere."""
 

@@ -255,6 +255,46 @@ class TestBatches:
         assert list(codec.decode_many([])) == []
 
 
+class TestSameMachineSameBytes:
+    """With a ViT and 4096 codes, where one unit in the last place can flip a near tie."""
+
+    @pytest.fixture
+    def nano(self):
+        import torch
+
+        from titokc.models.nano import NanoConfig, NanoTokenizer
+
+        torch.manual_seed(0)
+        nano = NanoTokenizer(NanoConfig(encoder_layers=2, decoder_layers=1)).eval()
+        with torch.no_grad():
+            for parameter in nano.parameters():
+                if not parameter.any():
+                    parameter.normal_(0, 0.02)
+            scale = torch.linspace(0.05, 0.002, nano.max_tokens)[:, None, None]
+            nano.quantizer.codebooks.normal_(0, 1).mul_(scale)
+            choices = [torch.randperm(768)[: nano.config.token_size] for _ in range(nano.max_tokens)]
+            nano.quantizer.coefficients.copy_(torch.stack(choices))
+        nano.name, nano.model_id, nano.fingerprint = "nano-1", 1, bytes(32)
+        return nano
+
+    def test_alone_in_a_batch_and_on_any_number_of_threads(self, nano, photo):
+        import torch
+
+        pictures = [photo(256, 256, seed=i) for i in range(5)]
+        codec = Codec(tokenizer=nano, batch_size=4)
+        expected = [codec.encode(picture) for picture in pictures]
+        assert len(set(expected)) == 5
+        before = torch.get_num_threads()
+        try:
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                assert list(codec.encode_many(pictures)) == expected
+                assert codec.encode(pictures[1]) == expected[1]
+                assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+
+
 class TestModels:
     def test_the_file_names_its_model(self, tiny, photo, monkeypatch):
         asked = []

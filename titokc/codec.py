@@ -68,8 +68,8 @@ class Codec:
     batch_size: tiles that go through the model together. threads: of the CPU (torch's own number by default).
     limits: pictures beyond these are refused, on both sides.
 
-    Tokens of a picture do not depend on what is encoded beside it: the CPU encodes tile by tile (which costs nothing
-    there), other devices in batches that are always filled up to `batch_size`.
+    On one machine the tokens of a picture depend on nothing else: not on what is encoded beside it, nor on `threads`
+    (see `titokc.inference.encode_tiles`; on devices other than the CPU they may depend on `batch_size`).
     """
 
     def __init__(

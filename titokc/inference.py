@@ -1,6 +1,7 @@
 """Square RGB tiles <-> token indices through a `Tokenizer`: batches, precision and transfers, for `titokc.codec`."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from titokc.errors import UsageError
+from titokc.models.blocks import full_precision
 from titokc.models.interface import Tokenizer
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -38,23 +40,27 @@ def find_dtype(name: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-@torch.inference_mode()
 def encode_tiles(tokenizer: Tokenizer, tiles: Sequence[Image.Image], tokens: int, batch_size: int) -> list[list[int]]:
-    """RGB tiles of S x S pixels -> `tokens` indices for each.
+    """RGB tiles of S x S pixels -> `tokens` indices for each, whatever is encoded together and on how many threads.
 
-    A matrix product may round differently with another number of rows, and a near tie between two indices would then
-    depend on what is encoded together. So every batch has the same shape: a single tile on the CPU, where that is as
-    fast as more, and elsewhere `batch_size` tiles, the last batch filled up with black ones.
+    A matrix product rounds differently with other shapes and when threads share it, and a near tie between two indices
+    would fall the other way. So every product has one shape and one thread: the CPU's threads take single tiles side by
+    side; other devices take `batch_size` tiles, the last batch filled up with black ones.
     """
-    step = 1 if tokenizer.device.type == "cpu" else batch_size
+    if tokenizer.device.type == "cpu":
+        threads = torch.get_num_threads()
+        try:
+            with (
+                full_precision(tokenizer.device),
+                ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+            ):
+                return [codes[0] for codes in pool.map(lambda tile: _encode_batch(tokenizer, [tile], tokens, 1), tiles)]
+        finally:
+            torch.set_num_threads(threads)
     codes: list[list[int]] = []
-    for start in range(0, len(tiles), step):
-        pixels = np.zeros((step, tokenizer.image_size, tokenizer.image_size, 3), np.uint8)
-        for row, tile in enumerate(tiles[start : start + step]):
-            pixels[row] = np.asarray(tile)
-        images = _to_device(torch.from_numpy(pixels), tokenizer.device).permute(0, 3, 1, 2).float().div(255)
-        codes += tokenizer.encode(images, tokens).cpu().tolist()
-    return codes[: len(tiles)]
+    for start in range(0, len(tiles), batch_size):
+        codes += _encode_batch(tokenizer, tiles[start : start + batch_size], tokens, batch_size)
+    return codes
 
 
 @torch.inference_mode()
@@ -68,6 +74,15 @@ def decode_codes(tokenizer: Tokenizer, codes: Sequence[Sequence[int]], dtype: to
     if device.type == "cuda":
         pixels = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True).copy_(pixels)
     return [Image.fromarray(tile) for tile in pixels.cpu().numpy()]
+
+
+@torch.inference_mode()
+def _encode_batch(tokenizer: Tokenizer, tiles: Sequence[Image.Image], tokens: int, size: int) -> list[list[int]]:
+    pixels = np.zeros((size, tokenizer.image_size, tokenizer.image_size, 3), np.uint8)
+    for row, tile in enumerate(tiles):
+        pixels[row] = np.asarray(tile)
+    images = _to_device(torch.from_numpy(pixels), tokenizer.device).permute(0, 3, 1, 2).float().div(255)
+    return tokenizer.encode(images, tokens)[: len(tiles)].cpu().tolist()
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:

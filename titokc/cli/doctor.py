@@ -1,0 +1,134 @@
+"""`titokc doctor`: what is installed, what models would run on, where weights are, and whether a picture survives."""
+
+import json
+import os
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import click
+
+from titokc._version import __version__
+from titokc.container import KNOWN_MODELS
+from titokc.errors import ModelError, TitokcError
+
+PACKAGES = ("torch", "numpy", "pillow", "click", "bitarray", "tqdm", "safetensors")
+OPTIONAL_PACKAGES = ("huggingface_hub", "torchvision", "lpips", "torch-fidelity", "scikit-image", "matplotlib")
+ROUND_TRIP_TOKENS = 32
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def doctor(as_json: bool) -> None:
+    """Versions, devices, models, and a round trip of the embedded model.
+
+    The exit code is that of the round trip: 0, or 4 if the embedded model cannot be used.
+    """
+    report: dict[str, dict[str, Any]] = {
+        "versions": _versions(),
+        "image_formats": _image_formats(),
+        "devices": _devices(),
+        "models": _models(),
+        "round_trip": _round_trip(),
+    }
+    if as_json:
+        click.echo(json.dumps(report))
+    else:
+        for section, rows in report.items():
+            click.echo(section.replace("_", " "))
+            for name, value in rows.items():
+                click.echo(f"  {name.replace('_', ' '):<20}{_text(value)}")
+    if "error" in report["round_trip"]:
+        click.get_current_context().exit(ModelError.exit_code)
+
+
+def _versions() -> dict[str, Any]:
+    found: dict[str, Any] = {"titokc": __version__, "python": platform.python_version(), "system": platform.platform()}
+    for name in (*PACKAGES, *OPTIONAL_PACKAGES):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _image_formats() -> dict[str, Any]:
+    from PIL import features
+
+    names = {"jpg": "JPEG", "webp": "WebP", "avif": "AVIF", "libtiff": "compressed TIFF", "littlecms2": "ICC colours"}
+    return {label: bool(features.check(name)) for name, label in names.items()}
+
+
+def _devices() -> dict[str, Any]:
+    import torch
+
+    from titokc.inference import find_device, find_dtype
+
+    default = find_device("auto")
+    cuda = {
+        f"cuda:{number}": f"{torch.cuda.get_device_name(number)}, "
+        f"{torch.cuda.get_device_properties(number).total_memory / 2**30:.0f} GiB"
+        for number in range(torch.cuda.device_count())
+    }
+    return {
+        "cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        **cuda,
+        "mps": torch.backends.mps.is_available(),
+        "default": str(default),
+        "decoder_precision": str(find_dtype(None, default)).removeprefix("torch."),
+    }
+
+
+def _models() -> dict[str, Any]:
+    """Where each known and installed model is, None if it is not on this machine."""
+    from titokc.weights import places
+
+    found: dict[str, Any] = {}
+    for row in KNOWN_MODELS.values():
+        try:
+            found[row.name] = str(places.locate(row.name).weights)
+        except TitokcError:
+            found[row.name] = None
+    found |= {files.name: str(files.weights) for files in places.installed()}
+    return {**found, "installed_in": str(places.models_dir()), "hub_cache": str(places.hub_cache())}
+
+
+def _round_trip() -> dict[str, Any]:
+    """A small picture through the embedded model: bytes, milliseconds, mean absolute error of 255."""
+    from PIL import Image, ImageChops, ImageStat
+
+    from titokc.codec import Codec
+
+    picture = Image.merge(
+        "RGB", (Image.linear_gradient("L"), Image.radial_gradient("L"), Image.new("L", (256, 256), 80))
+    )
+    codec = Codec()
+    try:
+        start = time.perf_counter()
+        _ = codec.tokenizer
+        loaded = time.perf_counter()
+        data = codec.encode(picture, tokens=ROUND_TRIP_TOKENS)
+        encoded = time.perf_counter()
+        decoded = codec.decode(data)
+        done = time.perf_counter()
+    except TitokcError as error:
+        return {"error": str(error)}
+    mean = ImageStat.Stat(ImageChops.difference(picture, decoded)).mean
+    return {
+        "model": codec.tokenizer.name,
+        "fingerprint": codec.tokenizer.fingerprint.hex(),
+        "file_bytes": len(data),
+        "mean_error": round(sum(mean) / 3, 2),
+        "load_ms": round((loaded - start) * 1e3),
+        "encode_ms": round((encoded - loaded) * 1e3),
+        "decode_ms": round((done - encoded) * 1e3),
+    }
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "not here"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
