@@ -473,3 +473,60 @@ def test_golden_tokens_of_the_release_are_whole() -> None:
         for tokens in pictures.values():
             assert len(tokens) == config.num_latent_tokens
             assert all(0 <= token < config.codebook_size for token in tokens)
+
+
+NANO = {
+    "architecture": "nano",
+    "image_size": 32,
+    "thumb_size": 16,
+    "band": 4,
+    "num_tokens": 4,
+    "min_tokens": 2,
+    "codebook_size": 16,
+    "token_size": 2,
+    "width": 32,
+    "heads": 2,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+}
+
+
+@pytest.fixture
+def nano_folder(tmp_path: Path) -> Path:
+    from titokc.models.nano import NanoConfig, NanoTokenizer
+
+    nano = NanoTokenizer(NanoConfig(**{name: value for name, value in NANO.items() if name != "architecture"}))
+    weights.save(nano, tmp_path / "nano")
+    return tmp_path / "nano"
+
+
+def test_nano_models_are_saved_and_loaded_like_the_others(nano_folder: Path, tmp_path: Path) -> None:
+    loaded = weights.load(nano_folder)
+    assert (loaded.nested, loaded.min_tokens, loaded.max_tokens) == (True, 2, 4)
+    assert json.loads((nano_folder / "config.json").read_text())["architecture"] == "nano"
+    weights.save(loaded, tmp_path / "again")
+    assert weights.load(tmp_path / "again").fingerprint == loaded.fingerprint
+
+
+def test_nano_weights_may_be_stored_in_half_precision(nano_folder: Path) -> None:
+    state = safetensors.torch.load_file(nano_folder / "model.safetensors")
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    safetensors.torch.save_file(halves, nano_folder / "model.safetensors")
+    loaded = weights.load(nano_folder).state_dict()
+    assert all(torch.equal(loaded[name].float(), halves[name].float()) for name in halves)
+    assert {tensor.dtype for tensor in loaded.values()} <= {torch.float32, torch.int32}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 10**9}, r"width is 1000000000, expected 1\.\.4096"),
+        ({"width": "32"}, r"width is '32', expected 1\.\.4096"),
+        ({"colour": 1}, "colour"),
+        ({"width": 64}, "the tensors do not fit the configuration"),
+    ],
+)
+def test_other_nano_configurations_are_refused(nano_folder: Path, changes: dict, message: str) -> None:
+    (nano_folder / "config.json").write_text(json.dumps(NANO | changes))
+    with pytest.raises(WeightsError, match=message):
+        weights.load(nano_folder)

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from titokc.container import KNOWN_MODELS
 from titokc.errors import ModelMismatchError, ModelNotFoundError, WeightsError
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from titokc.models.interface import Tokenizer
+
+_LARGEST_NANO_FIELD = 4096
 
 __all__ = ["fetch", "find", "fingerprint", "load", "locate", "save"]
 
@@ -113,22 +115,19 @@ def _build(config: dict[str, Any] | None, tensors: "dict[str, Tensor]", files: M
 
 def _build_nano(config: dict[str, Any], tensors: "dict[str, Tensor]", files: ModelFiles) -> "Tokenizer":
     from titokc.models.nano import NanoConfig, NanoTokenizer
+    from titokc.weights.tensors import Uninitialised, check_fit
 
-    hints = get_type_hints(NanoConfig)
+    values = {name: value for name, value in config.items() if name != "architecture"}
     try:
-        fields = {name: value for name, value in config.items() if name != "architecture"}
-        unknown = ", ".join(sorted(set(fields) - set(hints)))
-        if unknown:
-            raise ValueError(f"unknown keys {unknown}")
-        tokenizer = NanoTokenizer(
-            NanoConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
-        )
-    except (TypeError, ValueError) as error:
+        for name, value in values.items():
+            if type(value) is not int or not 0 < value <= _LARGEST_NANO_FIELD:
+                raise ValueError(f"{name} is {value!r}, expected 1..{_LARGEST_NANO_FIELD}")
+        with Uninitialised():
+            tokenizer = NanoTokenizer(NanoConfig(**values))
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise WeightsError(f"{files.config}: not a configuration of a nano tokenizer: {error}") from error
-    try:
-        tokenizer.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise WeightsError(f"{files.weights}: {' '.join(str(error).split())}") from error
+    check_fit(tokenizer.state_dict(), tensors, files.weights)
+    tokenizer.load_state_dict(tensors)
     return tokenizer
 
 

@@ -19,8 +19,8 @@ WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pth")
 CONFIG_NAME = "config.json"
 _EMBEDDED = Path(__file__).parent / "nano.safetensors"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _LONGEST_HEADER = 100_000_000
 
 
