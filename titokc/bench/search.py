@@ -1,0 +1,338 @@
+"""The best file of a baseline within a budget: every sensible downscale, filter, quality and variant of its format.
+
+"Best" is the highest PSNR once the small picture is enlarged again, by the better of bicubic and Lanczos, which costs
+the baseline no byte. Enlarging is linear, so the error of every candidate follows from a small projection of the
+picture instead of an enlargement each; the few best are then enlarged, rounded and measured for real.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from titokc.bench.codecs import RESAMPLING, Codec, Format, Placeholder, Point, reduced
+from titokc.bench.metrics import psnr
+from titokc.files import write_atomic
+
+VERSION = 1  # of the search: part of the cache's keys
+ENLARGERS = ("bicubic", "lanczos")
+SMALLEST_SIDE = 4
+CLOSE_DB = 0.5  # what is farther below the best so far is left out of the next step
+FAR_DB = 1.5  # three sizes in a row this far below a smaller one: larger ones are not tried
+MEASURED = 8
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best file: the point that makes it, its bytes, the filter that enlarges it, and the PSNR in dB then."""
+
+    point: Point
+    data: bytes
+    enlarge: str
+    psnr: float
+
+
+@dataclass(frozen=True)
+class Impossible:
+    """Nothing that the codec can write is small enough; `smallest` is the smallest file seen, in bytes."""
+
+    smallest: int
+
+
+def best_files(
+    codec: Format | Placeholder, image: Image.Image, budgets: Iterable[int]
+) -> dict[int, Found | Impossible]:
+    """Budgets in bytes -> the best whole file of `image` within each."""
+    search = _FormatSearch(codec, image) if isinstance(codec, Format) else _PlaceholderSearch(codec, image)
+    return {budget: search.best(budget) for budget in sorted(set(budgets))}
+
+
+def floor_file(codec: Format | Placeholder, image: Image.Image) -> Found:
+    """The smallest file that the codec makes without reducing the picture first."""
+    if isinstance(codec, Format):
+        size = {"width": image.width, "height": image.height, "filter": "lanczos", "quality": codec.ladder[0]}
+        points = [size | variant for variant in codec.variants]
+    else:
+        points = list(codec.points)
+    files = [(codec.encode(image, point), point) for point in points]
+    data, point = min(files, key=lambda file: len(file[0]))
+    return _measured(codec, image, point, data)
+
+
+def enlarged(picture: Image.Image, size: tuple[int, int], enlarger: str) -> Image.Image:
+    return picture if picture.size == size else picture.resize(size, RESAMPLING[enlarger])
+
+
+def _measured(codec: Codec, image: Image.Image, point: Point, data: bytes) -> Found:
+    picture = codec.decode(data)
+    scores = {way: psnr(image, enlarged(picture, image.size, way)) for way in ENLARGERS}
+    way = max(scores, key=lambda way: scores[way])
+    return Found(point, data, way, scores[way])
+
+
+class _PlaceholderSearch:
+    """Tries every point."""
+
+    def __init__(self, codec: Placeholder, image: Image.Image) -> None:
+        self.found = [_measured(codec, image, point, codec.encode(image, point)) for point in codec.points]
+
+    def best(self, budget: int) -> Found | Impossible:
+        fitting = [found for found in self.found if len(found.data) <= budget]
+        if not fitting:
+            return Impossible(min(len(found.data) for found in self.found))
+        return max(fitting, key=lambda found: found.psnr)
+
+
+@lru_cache(maxsize=256)
+def _enlarging(small: int, large: int, enlarger: str) -> tuple[np.ndarray, np.ndarray]:
+    """Q [large, small] and R [small, small] with Q R = the matrix by which Pillow enlarges a column of pixels."""
+    columns = Image.fromarray(np.eye(small, dtype=np.float32)).resize((small, large), RESAMPLING[enlarger])
+    q, r = np.linalg.qr(np.asarray(columns, np.float64))
+    return q, r
+
+
+class _Size:
+    """A picture's error at one reduced size: exact for any small picture, up to rounding and clipping to 8 bits.
+
+    With U = Q R for the rows, V = P S for the columns and the picture Y, |U X V' - Y|^2 is
+    |R X S' - Q' Y P|^2 + |Y|^2 - |Q' Y P|^2, and the last two terms bound it from below for every X.
+    """
+
+    def __init__(self, pixels: np.ndarray, size: tuple[int, int]) -> None:
+        """pixels: float64 [3, H, W]; size: (width, height) of the small pictures."""
+        self.count = pixels.size
+        self.ways = []
+        for way in ENLARGERS:
+            q, r = _enlarging(size[1], pixels.shape[1], way)
+            p, s = _enlarging(size[0], pixels.shape[2], way)
+            inside = q.T @ pixels @ p
+            self.ways.append((r, s, inside, float((pixels**2).sum() - (inside**2).sum())))
+
+    @property
+    def bound(self) -> float:
+        """No picture of this size comes nearer than this PSNR (dB)."""
+        return _decibels(min(rest for *_, rest in self.ways) / self.count)
+
+    def psnr(self, small: Image.Image) -> float:
+        """PSNR (dB) of this small picture, enlarged by the better filter."""
+        x = np.asarray(small, np.float64).transpose(2, 0, 1)
+        return _decibels(
+            min(((r @ x @ s.T - inside) ** 2).sum() + rest for r, s, inside, rest in self.ways) / self.count
+        )
+
+
+def _decibels(mse: float) -> float:
+    return 10 * math.log10(255 * 255 / max(mse, 1e-6))
+
+
+class Combination(NamedTuple):
+    """A reduced picture and a variant (its index): what a quality has yet to be found for."""
+
+    side: int
+    kind: str
+    variant: int = 0
+
+
+class _FormatSearch:
+    """Files and their scores, made when asked for and kept, for all budgets of a picture."""
+
+    def __init__(self, codec: Format, image: Image.Image) -> None:
+        self.codec = codec
+        self.image = image
+        self.pixels = np.asarray(image, np.float64).transpose(2, 0, 1)
+        self.files: dict[tuple[Combination, int], bytes] = {}
+        self.scores: dict[tuple[Combination, int], float] = {}
+        self.sizes: dict[int, _Size] = {}
+        self.pictures: dict[tuple[int, str], Image.Image] = {}
+
+    def best(self, budget: int) -> Found | Impossible:
+        return _Narrowing(self, budget).best()
+
+    def point(self, combination: Combination, step: int) -> Point:
+        width, height = reduced(self.image.size, combination.side)
+        point = {"width": width, "height": height, "filter": combination.kind, "quality": self.codec.ladder[step]}
+        return point | self.codec.variants[combination.variant]
+
+    def file(self, combination: Combination, step: int) -> bytes:
+        """The file with quality number `step` of the ladder."""
+        key = (combination, step)
+        if key not in self.files:
+            picture = self._reduced(combination.side, combination.kind)
+            self.files[key] = self.codec.save(picture, self.point(combination, step))
+        return self.files[key]
+
+    def score(self, combination: Combination, step: int) -> float:
+        """Its PSNR in dB, enlarged."""
+        key = (combination, step)
+        if key not in self.scores:
+            self.scores[key] = self._size(combination.side).psnr(self.codec.decode(self.file(combination, step)))
+        return self.scores[key]
+
+    def bound(self, side: int) -> float:
+        """No file of a picture reduced to `side` has a higher PSNR (dB)."""
+        return self._size(side).bound
+
+    def _reduced(self, side: int, kind: str) -> Image.Image:
+        if (side, kind) not in self.pictures:
+            self.pictures[side, kind] = self.image.resize(reduced(self.image.size, side), RESAMPLING[kind])
+        return self.pictures[side, kind]
+
+    def _size(self, side: int) -> _Size:
+        if side not in self.sizes:
+            self.sizes[side] = _Size(self.pixels, reduced(self.image.size, side))
+        return self.sizes[side]
+
+
+class _Narrowing:
+    """The search within one budget; what it tries does not depend on other budgets.
+
+    `steps`: for each combination tried, the finest quality that fits.
+    """
+
+    def __init__(self, search: _FormatSearch, budget: int) -> None:
+        self.search = search
+        self.codec = search.codec
+        self.budget = budget
+        self.steps: dict[Combination, int] = {}
+
+    def best(self) -> Found | Impossible:
+        tried = coarse_sides(self.search.image.size)
+        self._try_sides(tried)
+        if not self.steps:
+            return Impossible(min(len(data) for data in self.search.files.values()))
+        for near in self._leaders():
+            at = tried.index(near.side)
+            for side in range(tried[max(0, at - 1)] + 1, tried[min(len(tried) - 1, at + 1)]):
+                self._attempt(near._replace(side=side), self.steps[near])
+        for near in self._leaders()[: self.codec.breadth]:
+            for kind in RESAMPLING:
+                self._attempt(near._replace(kind=kind), self.steps[near])
+        for near in self._leaders()[: self.codec.breadth]:
+            for variant in range(1, len(self.codec.variants)):
+                self._attempt(near._replace(variant=variant), self.steps[near])
+        finalists = {
+            key: self.search.score(*key) for near in self._leaders()[: self.codec.breadth] for key in self._around(near)
+        }
+        ranked = sorted(finalists, key=lambda key: finalists[key], reverse=True)[:MEASURED]
+        image, files = self.search.image, self.search.files
+        return max(
+            (_measured(self.codec, image, self.search.point(*key), files[key]) for key in ranked),
+            key=lambda found: found.psnr,
+        )
+
+    def _try_sides(self, sides: list[int]) -> None:
+        """From the smallest, until no file fits any more, or larger pictures only get worse."""
+        guess, best, past = len(self.codec.ladder) - 1, 0.0, 0
+        for side in sides:
+            combination = Combination(side, "lanczos")
+            if self.search.bound(side) < best:
+                continue
+            if self._attempt(combination, guess):
+                guess = self.steps[combination]
+                past = past + 1 if self._score(combination) < best - FAR_DB else 0
+                best = max(best, self._score(combination))
+            if past == 3 or len(self.search.file(combination, 0)) > 1.25 * self.budget:
+                return
+
+    def _attempt(self, combination: Combination, guess: int) -> bool:
+        """Looks for the finest quality that fits; whether there is one."""
+        if combination not in self.steps:
+            step = self._finest(combination, guess)
+            if step is None:
+                return False
+            self.steps[combination] = step
+        return True
+
+    def _finest(self, combination: Combination, guess: int) -> int | None:
+        """The last step of the ladder whose file fits, if files grow along it; gallops from `guess`."""
+        low, high, stride = -1, len(self.codec.ladder), 1
+        while high - low > 1:
+            if self._fits(combination, guess):
+                low, guess = guess, guess + stride
+            else:
+                high, guess = guess, guess - stride
+            stride *= 2
+            if not low < guess < high:
+                guess = (low + high) // 2
+        return low if low >= 0 else None
+
+    def _around(self, combination: Combination) -> list[tuple[Combination, int]]:
+        """Files do not quite grow along the ladder: some qualities beyond the first that does not fit do fit."""
+        below, above = self.codec.around
+        step = self.steps[combination]
+        steps = range(max(0, step - below), min(len(self.codec.ladder), step + above + 1))
+        return [(combination, step) for step in steps if self._fits(combination, step)]
+
+    def _leaders(self) -> list[Combination]:
+        """Those near the best, best first."""
+        ranked = sorted(self.steps, key=self._score, reverse=True)
+        return [each for each in ranked if self._score(each) >= self._score(ranked[0]) - CLOSE_DB]
+
+    def _score(self, combination: Combination) -> float:
+        return self.search.score(combination, self.steps[combination])
+
+    def _fits(self, combination: Combination, step: int) -> bool:
+        return len(self.search.file(combination, step)) <= self.budget
+
+
+def coarse_sides(size: tuple[int, int]) -> list[int]:
+    """Long sides from `SMALLEST_SIDE` to the full one: steps of 6 %, and all that give whole blocks of 16 pixels."""
+    longest = max(size)
+    sides = {longest}
+    side = float(min(SMALLEST_SIDE, longest))
+    while side < longest:
+        sides.add(round(side))
+        side = max(side + 1, side * 1.06)
+    sides |= {side for side in range(16, longest + 1) if any(edge % 16 == 0 for edge in reduced(size, side))}
+    return sorted(sides)
+
+
+class Cache:
+    """Search results on disk: a JSON file for each codec and picture, safe to share between processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def best_files(
+        self, codec: Format | Placeholder, image: Image.Image, budgets: Sequence[int]
+    ) -> dict[int, Found | Impossible]:
+        """As the function of the same name; searches only what is not there yet."""
+        known = self._read(codec, image)
+        absent = [budget for budget in budgets if str(budget) not in known]
+        if absent:
+            known |= {str(budget): _to_json(found) for budget, found in best_files(codec, image, absent).items()}
+            text = json.dumps({"codec": codec.name, "version": codec.version, "found": known}, indent=1)
+            write_atomic(self._path(codec, image), text.encode())
+        return {budget: _from_json(known[str(budget)]) for budget in budgets}
+
+    def _path(self, codec: Codec, image: Image.Image) -> Path:
+        key = sha256(f"{VERSION} {codec.version} {image.size} ".encode() + image.tobytes()).hexdigest()
+        return self.folder / codec.name / f"{key[:32]}.json"
+
+    def _read(self, codec: Codec, image: Image.Image) -> dict[str, Any]:
+        try:
+            return json.loads(self._path(codec, image).read_bytes())["found"]
+        except (OSError, ValueError, KeyError):  # absent or damaged: searched again
+            return {}
+
+
+def _to_json(found: Found | Impossible) -> dict[str, Any]:
+    if isinstance(found, Impossible):
+        return {"smallest": found.smallest}
+    return vars(found) | {"data": b64encode(found.data).decode()}
+
+
+def _from_json(entry: dict[str, Any]) -> Found | Impossible:
+    if "smallest" in entry:
+        return Impossible(entry["smallest"])
+    return Found(**(entry | {"data": b64decode(entry["data"])}))
