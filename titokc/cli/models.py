@@ -71,10 +71,11 @@ def verify(model: str, pictures: Path | None, device: str, as_json: bool) -> Non
     the assets folder of github.com/bytedance/1d-tokenizer); --pictures says where they are. A token may differ where
     two codebook entries are equally near; the margin says how near. Exit code 4 if more than that is wrong.
     """
+    files = places.locate(model)
+
     from titokc import inference, weights
     from titokc.weights import verify as checks
 
-    files = places.locate(model)
     tokenizer = weights.load_files(files).to(inference.find_device(device))
     fingerprint = tokenizer.fingerprint.hex()
     noted = places.stored_fingerprint(files.weights)
@@ -133,6 +134,20 @@ def install(source: Path, name: str | None) -> None:
     tokenizer = weights.load_files(found._replace(name=name))
     weights.save(tokenizer, directory)
     click.echo(f"{name}: {directory}")
+
+
+@models.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Model directory. [default: RUN/model]")
+@click.option("--best/--last", default=True, help="The checkpoint with the lowest validation loss, or the last one.")
+@click.option("--bits", type=click.Choice(["32", "8"]), default="32", show_default=True, help="8: a quarter the size.")
+def export(run: Path, output: Path | None, best: bool, bits: str) -> None:
+    """Write the averaged weights of a run of `titokc train` as a model directory, which --model takes."""
+    from titokc.train.export import export as export_run
+
+    directory = output or run / "model"
+    step = export_run(run, directory, last=not best, bits=int(bits))
+    click.echo(f"{directory}: step {step}")
 
 
 def _known_row(name: str) -> dict[str, Any]:

@@ -57,14 +57,20 @@ def load_files(files: ModelFiles) -> "Tokenizer":
     return tokenizer.eval()
 
 
-def save(tokenizer: "Tokenizer", directory: str | os.PathLike[str]) -> None:
+def save(tokenizer: "Tokenizer", directory: str | os.PathLike[str], *, bits: int = 32) -> None:
     """Writes a model directory, config.json and model.safetensors, that `load` takes; all of it or nothing.
 
+    bits: 32 as they are, or 8, which rounds the tokenizer's own matrices too (`titokc.weights.int8`).
     A model directory that is there already is replaced. Raises OutputError.
     """
+    from titokc.weights.int8 import compact, expand
     from titokc.weights.tensors import write
 
-    write(directory, config_of(tokenizer), tokenizer.state_dict(), fingerprint(tokenizer))
+    tensors = tokenizer.state_dict()
+    if bits == 8:
+        tensors = compact(tensors)
+        tokenizer.load_state_dict(expand(tensors))
+    write(directory, config_of(tokenizer), tensors, fingerprint(tokenizer))
 
 
 def fingerprint(tokenizer: "Tokenizer") -> bytes:
