@@ -8,10 +8,10 @@ from titokc.train import checkpoint, recipes
 from titokc.train.start import build
 
 
-def export(run: Path, directory: Path, last: bool = False) -> int:
+def export(run: Path, directory: Path, last: bool = False, bits: int = 32) -> int:
     """Writes what `titokc.weights.load` takes into `directory` and returns the step of the checkpoint.
 
-    The best checkpoint is the one with the lowest validation loss in the latest phase that has been validated; a run
+    bits: as for `titokc.weights.save`. The best checkpoint is the one with the lowest validation loss in the latest phase that has been validated; a run
     without any validation gives its last one.
     """
     folders = checkpoint.saved(run)
@@ -25,5 +25,5 @@ def export(run: Path, directory: Path, last: bool = False) -> int:
         parts, _ = checkpoint.load(folder, only="average")
     tokenizer = build(recipe)
     checkpoint.fill(tokenizer, parts["average"], folder)
-    weights.save(tokenizer, directory)
+    weights.save(tokenizer, directory, bits=bits)
     return checkpoint.step_of(folder)

@@ -43,9 +43,10 @@ class ProxyCodes:
         self._vqgan = vqgan
         self._known: np.memmap | None = None
         if cache is not None and crops:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            with cache.open("ab") as file:
-                file.truncate(crops * patches * 2)
+            if not cache.exists():
+                cache.parent.mkdir(parents=True, exist_ok=True)
+                with cache.open("ab") as file:
+                    file.truncate(crops * patches * 2)
             self._known = np.memmap(cache, np.uint16, "r+", shape=(crops, patches))
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:

@@ -1,0 +1,239 @@
+"""`titokc train` as a command: kill -9 and --resume, exporting, starting from other weights, stages, wrong usage."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from titokc import weights
+from titokc.cli import main
+from titokc.models.pixel_decoder import MaskGITVQGAN
+
+NANO = (
+    "model.image_size=32 model.thumb_size=16 model.band=4 model.num_tokens=8 model.min_tokens=2 model.codebook_size=16 "
+    "model.token_size=4 model.width=16 model.heads=2 model.encoder_layers=1 model.decoder_layers=1 token_drop_step=2 "
+    "phases.0.views.0.side=16 phases.1.views.0.side=32 phases.1.views.1.side=16 "
+    "phases.0.views.0.batch_size=4 phases.1.views.0.batch_size=4 phases.1.views.1.batch_size=4 val_images=4"
+)
+TITOK = (
+    "model.encoder.width=16 model.encoder.layers=1 model.encoder.heads=2 model.decoder.width=16 model.decoder.layers=1 "
+    "model.decoder.heads=2 model.num_latent_tokens=4 model.codebook_size=16 model.token_size=4 model.image_size=32 "
+    "phases.0.views.0.side=32 phases.0.views.0.batch_size=4 phases.0.warmup=2 val_images=4"
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for at in range(12):
+        small = Image.fromarray(rng.integers(0, 256, (3, 4, 3), np.uint8))
+        small.resize((48, 36), Image.Resampling.BICUBIC).save(folder / f"{at}.png")
+    return folder
+
+
+def arguments(data, run, recipe, settings, *more):
+    sets = [part for setting in settings.split() for part in ("--set", setting)]
+    common = ["--device", "cpu", "--threads", "1", "--dtype", "float32", "-q", "--cache", str(run.parent / "cache")]
+    return ["train", str(data), "-o", str(run), "--recipe", recipe, *common, *sets, *map(str, more)]
+
+
+def invoke(*args):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def train(data, run, recipe, settings, *more):
+    result = invoke(*arguments(data, run, recipe, settings, *more), "--debug")
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def last_checkpoint(run):
+    folder = sorted((run / "checkpoints").glob("step-*"))[-1]
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+def killed_at_random(command, run, rng):
+    """Starts the command and kills it with SIGKILL a moment after its next checkpoint; True if it was done before."""
+    before = set((run / "checkpoints").glob("step-*"))
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        while child.poll() is None and not set((run / "checkpoints").glob("step-*")) - before:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.2))
+        child.send_signal(signal.SIGKILL)
+        return child.wait() == 0
+
+
+def kill_and_compare(data, tmp_path, kills, steps):
+    settings = f"{NANO} checkpoint_steps=3"
+    train(data, tmp_path / "whole", "nano", settings, "--steps", steps)
+    rng = random.Random(0)
+    command = arguments(data, tmp_path / "killed", "nano", settings, "--steps", steps, "--resume")
+    done = [
+        killed_at_random([sys.executable, "-m", "titokc", *command], tmp_path / "killed", rng) for _ in range(kills)
+    ]
+    assert not done[0]
+    train(data, tmp_path / "killed", "nano", "", "--steps", steps, "--resume")
+    assert last_checkpoint(tmp_path / "killed") == last_checkpoint(tmp_path / "whole")
+
+
+def test_a_killed_run_ends_bit_equal(data, tmp_path):
+    kill_and_compare(data, tmp_path, kills=1, steps=60)
+
+
+@pytest.mark.slow
+def test_a_run_killed_five_times_ends_bit_equal(data, tmp_path):
+    kill_and_compare(data, tmp_path, kills=5, steps=300)
+
+
+def test_the_run_folder_and_the_exported_model(data, tmp_path):
+    run = tmp_path / "run"
+    said = train(data, run, "nano", NANO, "--val", data, "--steps", 4, "--set", "val_steps=2")
+    assert "12 training images (decoded once), 12 for validation" in said
+    assert "step 4: val 32 px, dB by tokens 2:" in said
+    assert {p.name for p in run.iterdir()} >= {"recipe.json", "log.jsonl", "checkpoints"}
+    assert json.loads((run / "recipe.json").read_text())["model"]["width"] == 16
+    result = invoke("models", "export", run, "--last")
+    assert result.output == f"{run / 'model'}: step 4\n"
+    exported = weights.load(run / "model")
+    average = load_file(run / "checkpoints" / "step-00000004" / "average.safetensors")
+    assert all(torch.equal(tensor, average[name]) for name, tensor in exported.state_dict().items())
+    invoke("models", "export", run, "-o", tmp_path / "best")
+    assert (tmp_path / "best" / "config.json").is_file()
+    picture = invoke("encode", data / "0.png", "-o", tmp_path / "0.tok", "--model", run / "model", "--tokens", 8)
+    assert picture.exit_code == 0, picture.output
+
+
+def test_starting_from_weights_takes_over_their_model(data, tmp_path):
+    train(data, tmp_path / "one", "nano", NANO, "--steps", 2)
+    invoke("models", "export", tmp_path / "one", "-o", tmp_path / "model")
+    views = " ".join(setting for setting in NANO.split() if not setting.startswith("model."))
+    train(data, tmp_path / "two", "nano", views, "--steps", 2, "--init-from", tmp_path / "model")
+    first = load_file(tmp_path / "two" / "checkpoints" / "step-00000000" / "tokenizer.safetensors")
+    given = weights.load(tmp_path / "model").state_dict()
+    assert torch.equal(first["decoder.embed.weight"], given["decoder.embed.weight"])
+    wrong = invoke(*arguments(data, tmp_path / "x", "titok-b-64-single", "", "--init-from", tmp_path / "model"))
+    assert wrong.exit_code == 2
+    assert "trains another kind of model" in wrong.output
+
+
+def test_both_stages_of_titok(data, tmp_path, monkeypatch):
+    """Stage 1 learns the codes of a VQGAN, which are computed once; stage 2 only changes what follows the quantiser."""
+    torch.manual_seed(0)
+    save_file(MaskGITVQGAN(32).state_dict(), tmp_path / "vqgan.safetensors")
+    stage1 = f"{TITOK} model.pixel_channels=32 phases.0.views.0.variants=1"
+    proxy = ("--proxy", tmp_path / "vqgan.safetensors")
+    train(data, tmp_path / "one", "titok-s-128-stage1", stage1, *proxy, "--steps", 4)
+    (codes,) = (tmp_path / "cache").glob("codes-*.u16")
+    known = np.fromfile(codes, np.uint16).reshape(12, 4)
+    assert known.min() >= 1
+    assert known.max() <= 1024
+    with monkeypatch.context() as patch:
+        patch.delattr(MaskGITVQGAN, "encode")
+        train(data, tmp_path / "one", "titok-s-128-stage1", "", *proxy, "--steps", 6, "--resume")
+    invoke("models", "export", tmp_path / "one", "-o", tmp_path / "model", "--last")
+    given = weights.load(tmp_path / "model").state_dict()
+    assert torch.equal(given["pixel_decoder.conv_in.weight"], load_file(proxy[1])["decoder.conv_in.weight"])
+
+    stage2 = " ".join(setting for setting in TITOK.split() if not setting.startswith("model."))
+    stage2 += " phases.0.losses.convnext=0 phases.0.losses.gan_start=0.5 discriminator_channels=32"
+    alone = invoke(*arguments(data, tmp_path / "two", "titok-s-128-stage2", stage2, "--steps", 2))
+    assert (alone.exit_code, "--init-from" in alone.output) == (2, True)
+    train(data, tmp_path / "two", "titok-s-128-stage2", stage2, "--steps", 2, "--init-from", tmp_path / "model")
+    made = load_file(tmp_path / "two" / "checkpoints" / "step-00000002" / "tokenizer.safetensors")
+    changed = {name.split(".")[0] for name, tensor in made.items() if not torch.equal(tensor, given[name])}
+    assert changed == {"decoder", "pixel_quantize", "pixel_decoder"}
+
+
+def test_dry_run_writes_nothing(data, tmp_path):
+    said = train(data, tmp_path / "run", "titok-s-128-single", TITOK, "--dry-run")
+    assert "parameters: 32,744; trained 32,744 by adamw" in said
+    assert "discriminator: 1,647,233 parameters" in said
+    assert "hours for 650,000 steps" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "complaint"),
+    [
+        ({"recipe": "titok-b-65-single"}, 2, "recipe 'titok-b-65-single' is not known"),
+        ({"settings": "stepz=1"}, 2, "--set stepz: there is no such field"),
+        ({"data": "nowhere"}, 1, "nowhere: no such folder or tar shard"),
+        ({"data": "."}, 1, "no images in it"),
+        ({"settings": "phases.0.views.0.batch_size=13"}, 1, "a batch takes 13"),
+        ({"more": ("--val", "nowhere")}, 1, "nowhere: no such folder"),
+        ({"more": ("--init-from", "nowhere")}, 4, "nowhere"),
+        ({"more": ("--device", "cuda:99")}, 2, "cuda:99"),
+    ],
+)
+def test_wrong_usage_is_one_line(data, tmp_path, monkeypatch, change, code, complaint):
+    monkeypatch.chdir(tmp_path)
+    settings = f"{NANO} {change.get('settings', '')}"
+    where = change.get("data", data)
+    result = invoke(
+        *arguments(where, tmp_path / "run", change.get("recipe", "nano"), settings, *change.get("more", ()))
+    )
+    assert result.exit_code == code, result.output
+    assert complaint in result.output.splitlines()[-1]
+
+
+def test_a_run_that_has_begun_is_guarded(data, tmp_path):
+    run = tmp_path / "run"
+    train(data, run, "nano", NANO, "--steps", 1)
+    for more, complaint in (
+        ((), "holds a run already: continue it with --resume"),
+        (("--resume", "--set", "model.width=32"), "--set cannot change the model of a run that has begun"),
+        (("--resume", "--recipe", "titok-b-64-single"), "is a run of the recipe nano, not titok-b-64-single"),
+    ):
+        result = invoke(*arguments(data, run, "nano", "", "--steps", 2, *more))
+        assert result.exit_code == 2, result.output
+        assert complaint in result.output
+    fresh = invoke("train", data, "-o", tmp_path / "new")
+    assert (fresh.exit_code, "a new run needs --recipe" in fresh.output) == (2, True)
+
+
+def test_one_process_at_a_time(data, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    run = tmp_path / "run"
+    run.mkdir()
+    with (run / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = invoke(*arguments(data, run, "nano", NANO, "--steps", 1))
+    assert (result.exit_code, "another process is training in this folder" in result.output) == (2, True)
+
+
+def test_unreadable_images_are_named(data, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in data.iterdir():
+        os.link(path, folder / path.name)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    said = train(folder, tmp_path / "run", "nano", NANO, "--steps", 1)
+    assert "skipped 1 unreadable images: broken.jpg" in said
+    assert "12 training images" in said
+
+
+def test_ctrl_c_leaves_a_checkpoint(data, tmp_path):
+    def interrupt():
+        while not (tmp_path / "run" / "checkpoints" / "step-00000002").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    result = invoke(*arguments(data, tmp_path / "run", "nano", f"{NANO} checkpoint_steps=2", "--steps", 1_000_000))
+    assert result.exit_code == 130
+    assert result.output.splitlines()[-1] == "titokc: interrupted"
+    state = json.loads(sorted((tmp_path / "run" / "checkpoints").glob("step-*/state.json"))[-1].read_text())
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert state["step"] >= max(row["step"] for row in rows)
