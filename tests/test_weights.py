@@ -143,6 +143,14 @@ def test_the_file_format_does_not_matter(model: TiTok, folder: Path, tmp_path: P
     assert loaded.config == CONFIG
 
 
+def test_a_folders_only_weights_file_may_have_any_name(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "tokenizer_titok_l32.safetensors")
+    assert weights.load(folder).config == CONFIG
+    (folder / "generator_titok_l32.bin").write_bytes(b"")
+    with pytest.raises(ModelNotFoundError, match="no model in"):
+        weights.load(folder)
+
+
 def test_a_files_own_json_comes_before_config_json(folder: Path) -> None:
     (folder / "model.json").write_text((folder / "config.json").read_text())
     (folder / "config.json").write_text("{}")

@@ -174,6 +174,7 @@ class TiTok(Tokenizer):
         if isinstance(tokens, Tensor):
             keep = torch.arange(self.max_tokens, device=latents.device) < tokens.to(latents.device)[:, None]
         elif tokens is not None:
+            assert 1 <= tokens <= self.max_tokens
             latents = latents[:, :tokens]
         vectors, indices, loss = self.quantize(latents, keep)
         return self.decoder(vectors, keep), indices, loss

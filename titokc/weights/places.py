@@ -177,7 +177,12 @@ def _at(path: Path) -> ModelFiles:
 
 
 def _weights_in(folder: Path) -> Path | None:
-    return next((folder / name for name in WEIGHTS_NAMES if (folder / name).is_file()), None)
+    """The file of the usual name, or else the only one of the right kind."""
+    for name in WEIGHTS_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    others = [path for path in folder.glob("*") if path.suffix in WEIGHTS_SUFFIXES and path.is_file()]
+    return others[0] if len(others) == 1 else None
 
 
 def _config_beside(weights: Path) -> Path | None:
