@@ -19,8 +19,7 @@ TINY = NanoConfig(
     token_size=3,
     width=16,
     heads=2,
-    encoder_layers=1,
-    decoder_layers=1,
+    layers=1,
 )
 
 
@@ -131,7 +130,7 @@ def test_tokens_do_not_depend_on_autocast(fitted: NanoTokenizer) -> None:
     assert torch.equal(fitted.encode(images), fitted(images).indices)
 
 
-def test_gradients_reach_both_vits_and_not_the_codebooks() -> None:
+def test_gradients_reach_the_decoder_and_not_the_codebooks() -> None:
     torch.manual_seed(0)
     tokenizer = NanoTokenizer(TINY)
     tokenizer.initialise(pictures(64, seed) for seed in range(100))
@@ -146,6 +145,6 @@ def test_gradients_reach_both_vits_and_not_the_codebooks() -> None:
         losses.append(float(loss.detach()))
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     named = dict(tokenizer.named_parameters())
-    for name in ("encoder.embed.weight", "decoder.embed.weight", "to_detail.weight", "count_embed.weight"):
+    for name in ("decoder.embed.weight", "decoder.to_detail.weight", "decoder.count_embed.weight"):
         assert float(named[name].grad.abs().max()) > 0, name
     assert not named["quantizer.codebooks"].requires_grad

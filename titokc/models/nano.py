@@ -1,12 +1,12 @@
-"""nano, the embedded tokenizer: a linear code that is good from the first step, and a ViT on either side of it.
+"""nano, the embedded tokenizer: a linear code that is good from the first step, and a ViT that learns what is missing.
 
-    images -> thumbnail [B, 3, 64, 64] -> + ViT encoder's correction -> DCT -> lowest frequencies [B, C]
+    images -> thumbnail [B, 3, 64, 64] -> DCT -> lowest frequencies [B, C]
     frequencies -> residual vector quantiser, token by token -> indices [B, K]
-    indices -> frequencies -> inverse DCT -> + ViT decoder's correction -> images
+    indices -> frequencies -> inverse DCT -> thumbnail -> + ViT decoder's correction -> images
 
-Both ViTs end in zeros, so an untrained nano is the linear code. Every token refines the few coefficients that are
-most wrong after the tokens before it, so each prefix of a code is a code. Because sizes change by cutting or padding
-the DCT, the same weights work at 64 pixels (pretraining) and at full size.
+The ViT ends in zeros, so an untrained nano is the linear code. Every token refines the few coefficients that are most
+wrong after the tokens before it, so each prefix of a code is a code. Because sizes change by cutting or padding the
+DCT, the same weights work at 64 pixels (pretraining) and at full size. Encoding takes no network at all.
 """
 
 import math
@@ -27,13 +27,15 @@ _OPPONENT = (
     (1 / math.sqrt(2), 0.0, -1 / math.sqrt(2)),
     (1 / math.sqrt(6), -2 / math.sqrt(6), 1 / math.sqrt(6)),
 )
+# Cosines that tell the decoder how many tokens there are.
+_WAVES = 8
 
 
 @dataclass(frozen=True)
 class NanoConfig:
-    """image_size: side of the pictures. thumb_size: side of what the ViTs see. band: the lowest band x band
+    """image_size: side of the pictures. thumb_size: side of what the ViT sees. band: the lowest band x band
     frequencies of each colour channel can be coded. token_size: coefficients that one token refines.
-    num_tokens, min_tokens: the longest and the shortest code. width, heads: of both ViTs."""
+    num_tokens, min_tokens: the longest and the shortest code. width, heads, layers: of the ViT."""
 
     image_size: int = 256
     thumb_size: int = 64
@@ -45,8 +47,7 @@ class NanoConfig:
     token_size: int = 8
     width: int = 256
     heads: int = 4
-    encoder_layers: int = 4
-    decoder_layers: int = 6
+    layers: int = 6
 
     @property
     def patches(self) -> int:
@@ -105,6 +106,10 @@ class Quantizer(nn.Module):
     def assign(self, coefficients: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """float32 [B, C] and the tokens to make of each, [B] -> indices [B, max(counts)] (0 beyond a row's count) and
         the quantised coefficients [B, C]."""
+        with full_precision(coefficients.device):
+            return self._assign(coefficients, counts)
+
+    def _assign(self, coefficients: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         order = counts.argsort(descending=True, stable=True)
         residual, descending = coefficients[order], counts[order].cpu()
         indices = torch.zeros(len(order), int(descending[0]), dtype=torch.int64, device=residual.device)
@@ -123,14 +128,6 @@ class Quantizer(nn.Module):
         entries = self.codebooks[:tokens].gather(2, columns)  # [k, T, B]
         places = self.coefficients[:tokens].long().flatten()
         return entries.new_zeros(len(indices), self.total).index_add_(1, places, entries.flatten(0, 1).T.contiguous())
-
-    def coded(self, counts: Tensor) -> Tensor:
-        """Tokens kept [B] -> float32 [B, C]: 1 for the coefficients that they say anything about."""
-        tokens, size = self.coefficients.shape
-        first = torch.full((self.total,), tokens, device=counts.device)
-        token = torch.arange(tokens, device=counts.device).repeat_interleave(size)
-        first.scatter_reduce_(0, self.coefficients.long().flatten(), token, "amin")
-        return (first < counts[:, None]).float()
 
     @torch.no_grad()
     def fit(self, samples: Tensor, rounds: int = 6) -> None:
@@ -186,30 +183,31 @@ class _Block(nn.Module):
         return x + self.down(hidden * hidden)
 
 
-class _ViT(nn.Module):
-    """Thumbnails [B, 3, S, S] -> features [B, P, D]; `to_thumb` reads a correction [B, 3, S, S] off them."""
+class Decoder(nn.Module):
+    """The ViT: what is known of a thumbnail -> what to add to it, and to the full picture."""
 
-    def __init__(self, config: NanoConfig, layers: int) -> None:
+    def __init__(self, config: NanoConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
         values = 3 * config.patch_size**2
         self.embed = nn.Linear(values, config.width)
         self.position = nn.Parameter(torch.randn(config.patches, config.width) * 0.02)
-        self.blocks = nn.Sequential(*(_Block(config.width, config.heads) for _ in range(layers)))
+        self.blocks = nn.Sequential(*(_Block(config.width, config.heads) for _ in range(config.layers)))
         self.norm = nn.LayerNorm(config.width)
+        self.count_embed = nn.Linear(_WAVES, config.width)
+        self.detail_size = config.patch_size * config.image_size // config.thumb_size
         self.to_thumb = _zeros(config.width, values)
+        self.to_detail = _zeros(config.width, 3 * self.detail_size**2)
 
-    def forward(self, thumbs: Tensor, condition: Tensor | None = None) -> Tensor:
-        """condition: [B, D], added to every position."""
+    def forward(self, thumbs: Tensor, known: Tensor, detail: bool) -> tuple[Tensor, Tensor | None]:
+        """Thumbnails [B, 3, S, S] and the part of all tokens that they are made of, [B] in (0, 1] -> corrections
+        [B, 3, S, S] and, if `detail`, [B, 3, image_size, image_size]."""
         patches = F.pixel_unshuffle(thumbs, self.patch_size).flatten(2).transpose(1, 2)
-        x = self.embed(4 * patches)
-        x = x + self.position.to(x.dtype)
-        if condition is not None:
-            x = x + condition.to(x.dtype)[:, None]
-        return self.norm(self.blocks(x))
-
-    def thumb(self, features: Tensor) -> Tensor:
-        return _to_pixels(self.to_thumb(features), self.patch_size)
+        waves = torch.cos(math.pi * known[:, None] * torch.arange(_WAVES, device=known.device))
+        x = self.embed(4 * patches) + self.count_embed(waves)[:, None]
+        x = self.norm(self.blocks(x + self.position.to(x.dtype)))
+        fine = _to_pixels(self.to_detail(x), self.detail_size).float() if detail else None
+        return _to_pixels(self.to_thumb(x), self.patch_size).float(), fine
 
 
 class NanoTokenizer(Tokenizer):
@@ -223,11 +221,7 @@ class NanoTokenizer(Tokenizer):
         self.min_tokens, self.max_tokens = config.min_tokens, config.num_tokens
         self.nested = True
         self.quantizer = Quantizer(config)
-        self.encoder = _ViT(config, config.encoder_layers)
-        self.decoder = _ViT(config, config.decoder_layers)
-        self.count_embed = nn.Linear(8, config.width)
-        self.detail_size = config.patch_size * config.image_size // config.thumb_size
-        self.to_detail = _zeros(config.width, 3 * self.detail_size**2)
+        self.decoder = Decoder(config)
         self.register_buffer("opponent", torch.tensor(_OPPONENT), persistent=False)
         self.register_buffer("dct", dct_matrix(config.thumb_size, config.band), persistent=False)
 
@@ -240,9 +234,8 @@ class NanoTokenizer(Tokenizer):
         count = self.max_tokens if tokens is None else tokens
         if not self.min_tokens <= count <= self.max_tokens:
             raise UsageError(f"{count} tokens asked for, this model makes {self.min_tokens}..{self.max_tokens}")
-        with full_precision(images.device):
-            coefficients = self._analyse(images.float())
-            return self.quantizer.assign(coefficients, torch.full((len(images),), count, device=images.device))[0]
+        counts = torch.full((len(images),), count, device=images.device)
+        return self.quantizer.assign(self._analyse(images), counts)[0]
 
     def decode(self, indices: Tensor) -> Tensor:
         """See `Tokenizer.decode`. Runs under the caller's autocast, but for the linear part."""
@@ -256,53 +249,41 @@ class NanoTokenizer(Tokenizer):
     def forward(self, images: Tensor, tokens: int | Tensor | None = None) -> Reconstruction:
         """See `Tokenizer.forward`; images [B, 3, S, S] with S = image_size or thumb_size, reconstructed at that size.
 
-        The straight-through gradient reaches only the coefficients that the kept tokens say something about."""
+        Only the decoder has gradients."""
         if not isinstance(tokens, Tensor):
             tokens = torch.full((len(images),), tokens or self.max_tokens, device=images.device)
-        coefficients = self._analyse(images)
-        with torch.autocast(images.device.type, enabled=False):
-            indices, quantised = self.quantizer.assign(coefficients.detach(), tokens)
-            through = coefficients * self.quantizer.coded(tokens)
-            quantised = through + (quantised - through).detach()
-        made = self._synthesise(quantised, tokens, images.shape[-1])
+        indices, coefficients = self.quantizer.assign(self._analyse(images), tokens)
+        made = self._synthesise(coefficients, tokens, images.shape[-1])
         return Reconstruction(made, indices, made.new_zeros(()))
 
     @torch.no_grad()
     def initialise(self, batches: Iterator[Tensor]) -> None:
-        """Fits the quantiser to the training images [B, 3, S, S] of `batches`, 16 of them for each entry, as the
-        linear code sees them: an untrained encoder changes nothing."""
+        """Fits the quantiser to the training images [B, 3, S, S] of `batches`: 16 of them for each entry."""
         samples: list[Tensor] = []
         while sum(map(len, samples)) < 16 * self.codebook_size:
-            samples.append(self._coefficients(resize(next(batches).float() - 0.5, self.config.thumb_size)).cpu())
+            samples.append(self._analyse(next(batches)).cpu())
         device = self.device
         self.quantizer.cpu().fit(torch.cat(samples))
         self.quantizer.to(device)
 
+    @torch.no_grad()
     def _analyse(self, images: Tensor) -> Tensor:
         """RGB [B, 3, S, S] -> float32 coefficients [B, C], in units of pixel values."""
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images.device):
             thumbs = resize(images.float() - 0.5, self.config.thumb_size)
-        correction = self.encoder.thumb(self.encoder(thumbs))
-        with torch.autocast(images.device.type, enabled=False):
-            return self._coefficients(thumbs + correction.float())
-
-    def _coefficients(self, thumbs: Tensor) -> Tensor:
-        opponent = torch.einsum("dc,bchw->bdhw", self.opponent, thumbs)
-        return (self.dct @ opponent @ self.dct.T).flatten(1) / self.config.thumb_size
+            opponent = torch.einsum("dc,bchw->bdhw", self.opponent, thumbs)
+            return (self.dct @ opponent @ self.dct.T).flatten(1) / self.config.thumb_size
 
     def _synthesise(self, coefficients: Tensor, counts: Tensor, size: int) -> Tensor:
         """Coefficients [B, C], of which the first tokens [B] are known -> float32 RGB [B, 3, size, size]."""
         band, side = self.config.band, self.config.thumb_size
-        with torch.autocast(coefficients.device.type, enabled=False):
+        with full_precision(coefficients.device):
             opponent = self.dct.T @ coefficients.unflatten(1, (3, band, band)) @ self.dct * side
             thumbs = torch.einsum("dc,bdhw->bchw", self.opponent, opponent)
-        turns = counts[:, None] / self.max_tokens * math.pi * torch.arange(8, device=counts.device)
-        features = self.decoder(thumbs, self.count_embed(turns.cos()))
-        correction = self.decoder.thumb(features)
-        detail = _to_pixels(self.to_detail(features), self.detail_size) if size != side else None
-        with torch.autocast(coefficients.device.type, enabled=False):
-            images = resize(thumbs + correction.float(), size) + 0.5
-            return images if detail is None else images + detail.float()
+        correction, detail = self.decoder(thumbs, counts / self.max_tokens, detail=size != side)
+        with full_precision(coefficients.device):
+            images = resize(thumbs + correction, size) + 0.5
+        return images if detail is None else images + detail
 
 
 def _zeros(width: int, values: int) -> nn.Linear:
