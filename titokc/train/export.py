@@ -11,8 +11,8 @@ from titokc.train.start import build
 def export(run: Path, directory: Path, last: bool = False, bits: int = 32) -> int:
     """Writes what `titokc.weights.load` takes into `directory` and returns the step of the checkpoint.
 
-    bits: as for `titokc.weights.save`. The best checkpoint is the one with the lowest validation loss in the latest phase that has been validated; a run
-    without any validation gives its last one.
+    The best checkpoint is the one with the lowest validation loss in the latest phase that has been validated; a run
+    without any validation gives its last one. bits: as for `titokc.weights.save`.
     """
     folders = checkpoint.saved(run)
     if not folders:

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from titokc.errors import OutputError, WeightsError
 from titokc.files import reason
+from titokc.weights import int8
 from titokc.weights.places import CONFIG_NAME, WEIGHTS_NAMES
 
 # What safetensors and torch's restricted unpickler raise on damaged files: found by damaging some.
@@ -59,10 +60,13 @@ class Uninitialised(TorchFunctionMode):
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors in a .safetensors, .bin or .pth file, on the CPU. Raises WeightsError for any other content."""
+    """The tensors in a .safetensors (8-bit ones expanded), .bin or .pth file, on the CPU.
+
+    Raises WeightsError for any other content.
+    """
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return int8.expand(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGE as error:
         detail = reason(error) if isinstance(error, OSError) else " ".join(str(error).split())[:200]
