@@ -16,10 +16,10 @@ from titokc.errors import UsageError
     ("length", "count", "expected"),
     [
         (256, 1, [(0, 256)]),
-        (512, 2, [(0, 265), (247, 512)]),
-        (768, 3, [(0, 268), (250, 518), (500, 768)]),
-        (5, 5, [(0, 2), (1, 3), (2, 4), (2, 4), (3, 5)]),
-        (2, 2, [(0, 2), (0, 2)]),
+        (512, 2, [(0, 256), (256, 512)]),
+        (768, 3, [(0, 256), (256, 512), (512, 768)]),
+        (100, 3, [(0, 33), (33, 66), (66, 100)]),
+        (5, 5, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]),
         (1, 1, [(0, 1)]),
     ],
 )
@@ -28,31 +28,43 @@ def test_spans_are_those_of_the_specification(length, count, expected):
 
 
 @given(st.integers(1, 70_000).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, min(n, 256)))))
-def test_spans_cover_the_axis_with_tiles_of_one_length(case):
+def test_spans_partition_the_axis_evenly(case):
     length, count = case
     spans = tiling.spans(length, count)
     assert len(spans) == count
     assert spans[0][0] == 0
     assert spans[-1][1] == length
-    assert len({stop - start for start, stop in spans}) == 1
-    assert all(a[0] <= b[0] <= a[1] for a, b in pairwise(spans))
+    assert all(a[1] == b[0] for a, b in pairwise(spans))
+    assert {stop - start for start, stop in spans} <= {length // count, length // count + 1}
+
+
+def test_the_step_at_a_seam_is_spread_over_a_32nd_of_either_tile():
+    black, white = Image.new("RGB", (128, 8)), Image.new("RGB", (256, 8), (200, 100, 0))
+    row = np.asarray(tiling.assemble([black.resize((4, 4)), white], (1, 2), (384, 8)))[0].astype(int)
+    assert tiling.spans(384, 2) == [(0, 192), (192, 384)]
+    assert row[180:204, 0].tolist() == [0] * 6 + [8, 25, 42, 58, 75, 92, 108, 125, 142, 158, 175, 192] + [200] * 6
+    assert row[180:204, 1].tolist() == [0] * 6 + [4, 13, 21, 29, 38, 46, 54, 62, 71, 79, 87, 96] + [100] * 6
+    assert row[:, 2].max() == 0
+
+
+def test_rows_are_joined_like_columns():
+    a, b = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    across = np.asarray(tiling.assemble([a, b], (1, 2), (384, 8)))
+    down = np.asarray(tiling.assemble([a, b], (2, 1), (8, 384)))
+    assert across.transpose(1, 0, 2).tobytes() == down.tobytes()
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 3), (5, 4), (64, 96)])
-def test_tiles_that_were_not_changed_come_back_as_the_picture(photo, grid):
-    picture = photo()
+def test_tiles_that_were_not_changed_come_back_nearly(photo, grid):
+    picture = Image.merge("RGB", [Image.radial_gradient("L").resize((96, 64))] * 3)
     tiles = [picture.crop(box) for box in tiling.boxes(picture.size, grid)]
-    assert tiling.assemble(tiles, grid, picture.size).tobytes() == picture.tobytes()
+    again = tiling.assemble(tiles, grid, picture.size)
+    assert np.abs(np.asarray(again).astype(int) - np.asarray(picture)).max() <= 6
 
 
-def test_seams_are_linear_ramps_over_the_overlap():
-    black, white = Image.new("RGB", (265, 8)), Image.new("RGB", (265, 8), "white")
-    row = np.asarray(tiling.assemble([black, white], (1, 2), (512, 8)))[0, :, 0].astype(int)
-    assert row[:247].max() == 0
-    assert row[265:].min() == 255
-    assert row[247:265].tolist() == [7, 21, 35, 50, 64, 78, 92, 106, 120, 135, 149, 163, 177, 191, 205, 220, 234, 248]
-    column = np.asarray(tiling.assemble([black.resize((8, 265)), white.resize((8, 265))], (2, 1), (8, 512)))[:, 0, 0]
-    assert column.tolist() == row.tolist()
+def test_flat_tiles_leave_no_trace_of_seams():
+    tiles = [Image.new("RGB", (16, 16), (9, 99, 199))] * 12
+    assert tiling.assemble(tiles, (3, 4), (101, 77)).getcolors() == [(101 * 77, (9, 99, 199))]
 
 
 def test_a_tile_of_the_models_size_is_not_resampled(photo):

@@ -211,7 +211,7 @@ class Codec:
             target = size or (header.width, header.height)
             imaging.check_limits(target, self.limits)
             grid = tiling.parse_grid((header.rows, header.columns), target, 0)
-            left, top, right, bottom = tiling.boxes(target, grid)[0]
+            boxes = tiling.boxes(target, grid)
             tokenizer = self._tokenizer_for(header)
             if max(indices) >= tokenizer.codebook_size:
                 raise ContainerError(f"index {max(indices)}: {tokenizer.name} has {tokenizer.codebook_size} codes")
@@ -222,7 +222,7 @@ class Codec:
                 inputs=(indices[tile :: header.tiles] for tile in range(header.tiles)),
                 finish=lambda decoded: tiling.assemble(decoded, grid, target),
                 # As soon as it is decoded, so that many tiles take no more memory than the picture.
-                collect=lambda tile: tiling.fit(tile, (right - left, bottom - top)),
+                collect=lambda tile, n: tiling.fit(tile, (boxes[n][2] - boxes[n][0], boxes[n][3] - boxes[n][1])),
             )
 
         def check() -> None:
@@ -260,7 +260,7 @@ class Codec:
                 first = waiting[0][0]
                 outputs = model(first.tokenizer, first.tokens, [item for _, item in waiting])
                 for (job, _), output in zip(waiting, outputs, strict=True):
-                    job.outputs.append(job.collect(output))
+                    job.outputs.append(job.collect(output, len(job.outputs)))
                 waiting.clear()
 
         for source in sources:
@@ -409,7 +409,7 @@ class _Job:
     count: int
     inputs: Iterable[Any]
     finish: Callable[[list[Any]], Any]
-    collect: Callable[[Any], Any] = lambda output: output
+    collect: Callable[[Any, int], Any] = lambda output, _: output
     outputs: list[Any] = field(default_factory=list)
 
 
