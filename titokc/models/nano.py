@@ -134,7 +134,7 @@ class Quantizer(nn.Module):
         """Chooses coefficients and codebooks, greedily token by token, for samples [N, C]."""
         tokens, size = self.coefficients.shape
         variance = samples.square().mean(0)
-        candidates = variance.argsort(descending=True)[: max(size, 4 * tokens)]
+        candidates = variance.argsort(descending=True)[: size * tokens]
         residual = samples[:, candidates].T.contiguous()  # [C', N]
         variance = variance[candidates]
         for token in range(tokens):
@@ -258,9 +258,9 @@ class NanoTokenizer(Tokenizer):
 
     @torch.no_grad()
     def initialise(self, batches: Iterator[Tensor]) -> None:
-        """Fits the quantiser to the training images [B, 3, S, S] of `batches`: 16 of them for each entry."""
+        """Fits the quantiser to the training images [B, 3, S, S] of `batches`: 32 of them for each entry."""
         samples: list[Tensor] = []
-        while sum(map(len, samples)) < 16 * self.codebook_size:
+        while sum(map(len, samples)) < 32 * self.codebook_size:
             samples.append(self._analyse(next(batches)).cpu())
         device = self.device
         self.quantizer.cpu().fit(torch.cat(samples))
