@@ -383,6 +383,7 @@ class TestDoctor:
         assert {"python", "torch", "pillow", "lpips"} <= set(report["versions"])
         assert set(report["models"]) >= {"nano-1", "titok-l-32", "installed_in", "hub_cache"}
         assert report["devices"]["default"] in ("cpu", "cuda", "mps")
+        assert set(report["metric_weights"]) == {"LPIPS", "LPIPS on VGG16", "FID and KID"}
         trip = report["round_trip"]
         assert (trip["model"], trip["file_bytes"], trip["fingerprint"]) == ("nano-1", 59, tiny.fingerprint.hex())
         assert 0 < trip["mean_error"] < 30

@@ -21,7 +21,7 @@ ROUND_TRIP_TOKENS = 32
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def doctor(as_json: bool) -> None:
-    """Versions, devices, models, and a round trip of the embedded model.
+    """Versions, devices, models, metric weights, and a round trip of the embedded model.
 
     The exit code is that of the round trip: 0, or 4 if the embedded model cannot be used.
     """
@@ -30,6 +30,7 @@ def doctor(as_json: bool) -> None:
         "image_formats": _image_formats(),
         "devices": _devices(),
         "models": _models(),
+        "metric_weights": _metric_weights(),
         "round_trip": _round_trip(),
     }
     if as_json:
@@ -92,6 +93,19 @@ def _models() -> dict[str, Any]:
             found[row.name] = None
     found |= {files.name: str(files.weights) for files in places.installed()}
     return {**found, "installed_in": str(places.models_dir()), "hub_cache": str(places.hub_cache())}
+
+
+def _metric_weights() -> dict[str, Any]:
+    """Where the networks of LPIPS, FID and KID are, None if they are not on this machine."""
+    from titokc.weights.networks import ALEXNET, INCEPTION, VGG16, find_network
+
+    found: dict[str, Any] = {}
+    for file in (ALEXNET, VGG16, INCEPTION):
+        try:
+            found[file.used_for] = str(find_network(file))
+        except TitokcError:
+            found[file.used_for] = None
+    return found
 
 
 def _round_trip() -> dict[str, Any]:
