@@ -22,7 +22,7 @@ from titokc.models.pixel_decoder import MaskGITVQGAN
 
 NANO = (
     "model.image_size=32 model.thumb_size=16 model.band=4 model.num_tokens=8 model.min_tokens=2 model.codebook_size=16 "
-    "model.token_size=4 model.width=16 model.heads=2 model.encoder_layers=1 model.decoder_layers=1 token_drop_step=2 "
+    "model.token_size=4 model.width=16 model.heads=2 model.layers=1 token_drop_step=2 "
     "phases.0.views.0.side=16 phases.1.views.0.side=32 phases.1.views.1.side=16 "
     "phases.0.views.0.batch_size=4 phases.1.views.0.batch_size=4 phases.1.views.1.batch_size=4 val_images=4"
 )
@@ -122,7 +122,7 @@ def test_starting_from_weights_takes_over_their_model(data, tmp_path):
     train(data, tmp_path / "two", "nano", views, "--steps", 2, "--init-from", tmp_path / "model")
     first = load_file(tmp_path / "two" / "checkpoints" / "step-00000000" / "tokenizer.safetensors")
     given = weights.load(tmp_path / "model").state_dict()
-    assert torch.equal(first["decoder.embed.weight"], given["decoder.embed.weight"])
+    assert all(torch.equal(tensor, given[name]) for name, tensor in first.items())
     wrong = invoke(*arguments(data, tmp_path / "x", "titok-b-64-single", "", "--init-from", tmp_path / "model"))
     assert wrong.exit_code == 2
     assert "trains another kind of model" in wrong.output

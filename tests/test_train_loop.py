@@ -23,7 +23,7 @@ from titokc.train.state import State, phase_at, phase_progress, rate_factor
 
 TITOK = TiTokConfig(ViTSize(16, 1, 2), ViTSize(16, 1, 2), 4, 32, 4, is_legacy=False, image_size=32, min_tokens=2)
 NANO = NanoConfig(image_size=32, thumb_size=16, band=4, num_tokens=8, min_tokens=2, codebook_size=16, token_size=4)
-NANO = replace(NANO, width=16, heads=2, encoder_layers=1, decoder_layers=1)
+NANO = replace(NANO, width=16, heads=2, layers=1)
 VIEW = View(32, 4)
 RECIPE = Recipe(
     name="tiny",
@@ -201,6 +201,9 @@ def test_schedule():
     factors = {step: rate_factor(recipe, State(step=step, phase_step=step)) for step in (0, 1, 50, 100)}
     assert factors == pytest.approx({0: 0.5, 1: 0.1 + 0.9 * (1 + math.cos(math.pi / 100)) / 2, 50: 0.55, 100: 0.1})
     assert [phase_at(recipe, p) for p in (0.0, 0.49, 0.5, 1.0)] == [0, 0, 1, 1]
+    off = replace(recipe.phases[0], share=0.0)
+    without = replace(recipe, phases=(off, *recipe.phases, off))
+    assert [phase_at(without, p) for p in (0.0, 0.49, 0.5, 1.0)] == [1, 1, 2, 2]
     assert phase_progress(recipe, State(step=75, phase=1, phase_began=0.5)) == pytest.approx(0.5)
 
 

@@ -90,10 +90,10 @@ class Sampler:
 
     def _crop(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A random square, flipped half the time: as large as the image allows down to min_scale of that, resized to
-        the side; images little larger than the side are as often cut at their own resolution."""
+        the side; images little larger than the side are as often cut at their own resolution, if min_scale allows."""
         height, width = pixels.shape[:2]
         short, side = min(height, width), self.view.side
-        if side <= short <= 1.25 * side and rng.random() < 0.5:
+        if self.view.min_scale * short <= side <= short <= 1.25 * side and rng.random() < 0.5:
             size = side
         else:
             size = round(rng.uniform(max(self.view.min_scale * short, min(short, 0.8 * side)), short))

@@ -20,7 +20,8 @@ def estimate(recipe: Recipe, tokenizer: Tokenizer, autocast: torch.dtype, proces
     Probed with the tokenizer alone: perceptual networks and the discriminator come on top of activations and time.
     """
     numbers = sum(p.numel() for p in tokenizer.parameters())
-    prefixes = [prefix for phase in recipe.phases for prefix in phase.trainable or ("",)]
+    phases = [phase for phase in recipe.phases if phase.share]
+    prefixes = [prefix for phase in phases for prefix in phase.trainable or ("",)]
     for name, parameter in tokenizer.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name.startswith(tuple(prefixes)))
     trained = {name: _numbers(optimizer) for name, optimizer in optim.build(tokenizer, recipe).items()}
@@ -28,14 +29,14 @@ def estimate(recipe: Recipe, tokenizer: Tokenizer, autocast: torch.dtype, proces
     lines = [f"parameters: {numbers:,}; trained {by_name}"]
     # Weights and their average; gradients, with Muon's one moment or AdamW's two.
     held = 2 * numbers + sum(count * (2 if name == "muon" else 3) for name, count in trained.items())
-    if any(phase.losses.gan for phase in recipe.phases):
+    if any(phase.losses.gan for phase in phases):
         extra = sum(p.numel() for p in Discriminator(recipe.discriminator_channels).parameters())
         lines.append(f"discriminator: {extra:,} parameters")
         held += 4 * extra
     lines.append(f"memory: {4 * held / _GIB:.2f} GiB for weights, average, gradients and moments, and activations:")
     hours = 0.0
-    for phase in recipe.phases:
-        share = phase.share / sum(p.share for p in recipe.phases)
+    for phase in phases:
+        share = phase.share / sum(p.share for p in phases)
         seconds = 0.0
         for view in phase.views:
             image_seconds, image_bytes = _probe(tokenizer, phase, view, autocast)

@@ -44,7 +44,8 @@ class TrainingDivergedError(TitokcError):
 class Trainer:
     """Trains `tokenizer` in place by `recipe` on `images`; checkpoints and averages go to the folder `run`.
 
-    validation: images that `images` does not hold, or None. codes: the proxy codes that stage 1 needs. log: None keeps
+    validation: images that `images` does not hold, or None. initialised: the weights come from elsewhere, and the
+    tokenizer's own data-dependent initialisation is left out. codes: the proxy codes that stage 1 needs. log: None is
     silent. autocast: the type of the forward pass, torch.float32 for none. workers: threads that make the next batch.
     """
 
@@ -56,6 +57,7 @@ class Trainer:
         run: Path,
         *,
         validation: ImageSet | None = None,
+        initialised: bool = False,
         codes: ProxyCodes | None = None,
         log: RunLog | None = None,
         group: Group | None = None,
@@ -64,7 +66,10 @@ class Trainer:
     ) -> None:
         if not recipe.steps and not recipe.minutes:
             raise UsageError("a run needs a budget: steps or minutes")
-        if any(phase.losses.codes for phase in recipe.phases) and codes is None:
+        phases = [phase for phase in recipe.phases if phase.share]
+        if not phases:
+            raise UsageError("no phase of the recipe has a share of the budget")
+        if any(phase.losses.codes for phase in phases) and codes is None:
             raise UsageError(f"the recipe {recipe.name} learns a VQGAN's codes: give its weights with --proxy")
         self.recipe, self.tokenizer, self.run_folder, self.state = recipe, tokenizer, run, State()
         self.device = tokenizer.device
@@ -72,9 +77,10 @@ class Trainer:
         self.optimizers = optim.build(tokenizer, recipe)
         self.average = optim.Average(tokenizer, recipe.ema_decay)
         self.adversary = None
-        if any(phase.losses.gan for phase in recipe.phases):
+        if any(phase.losses.gan for phase in phases):
             self.adversary = Adversary(self.device, self.group, recipe.discriminator_channels)
-        self.criterion = losses.Criterion([phase.losses for phase in recipe.phases], self.device)
+        self.criterion = losses.Criterion([phase.losses for phase in phases], self.device)
+        self._initialised = initialised
         self._images, self._validation, self._codes, self._log = images, validation, codes, log
         self._trainable = {name: p for name, p in tokenizer.named_parameters() if p.requires_grad}
         self._names: optim.Names = {parameter: name for name, parameter in self._trainable.items()}
@@ -166,9 +172,9 @@ class Trainer:
 
     def _start(self) -> None:
         """The first moments of a fresh run: data-dependent initialisation, and the checkpoint of step 0."""
-        self._enter(0, fresh=True)
+        self._enter(phase_at(self.recipe, 0.0), fresh=True)
         initialise: Callable[[Iterator[Tensor]], None] | None = getattr(self.tokenizer, "initialise", None)
-        if initialise is not None:
+        if initialise is not None and not self._initialised:
             self._say("initialising the tokenizer from training batches")
             sampler = Sampler(self._images, self._phase.views[0], (self.recipe.seed, len(self.recipe.phases)))
             torch.manual_seed(self.recipe.seed)
@@ -230,7 +236,8 @@ class Trainer:
         revived = sum(revival.step() for revival in self._revivals.values())
         if self.adversary is not None and "gan" in terms:
             rate, micro = factor * recipe.discriminator_lr, recipe.micro_batch or len(images)
-            with self._casting():
+            # There is no gradient scaler for the discriminator: float16 would lose its small gradients.
+            with nullcontext() if self._scaler.is_enabled() else self._casting():
                 verdict = self.adversary.step(images, outputs, rate, self._phase.losses.lecam, micro, recipe.clip)
             total |= {f"discriminator_{name}": value for name, value in verdict.items()}
         self.average.update(state.step)

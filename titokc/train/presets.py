@@ -36,6 +36,8 @@ def _nano() -> Recipe:
         phases=(
             Phase("pretrain-64", 0.5, (small,)),
             Phase("train-256", 0.5, (replace(large, share=0.75), replace(small, share=0.25))),
+            # Trades squared error for looks: off unless it is given a share of the budget (--set phases.2.share=0.2).
+            Phase("perceptual", 0.0, (large,), Losses(l2=1.0, efficientnet=0.02), trainable=("decoder.",)),
         ),
     )
 

@@ -58,7 +58,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part (`share`) of the budget with its own batches, losses and learning rates.
+    """A part (`share`, relative to the other phases') of the budget with its own batches, losses and learning rates.
 
     lr drives AdamW, muon_lr Muon; both are warmed up over `warmup` steps at the start of the phase and follow the
     recipe's cosine. trainable: prefixes of the parameters that train (empty: all).

@@ -83,6 +83,7 @@ def start(
                 training,
                 run,
                 validation=validation,
+                initialised=initial is not None,
                 codes=None if vqgan is None else proxy_codes(vqgan, tokenizer, training, recipe, folder, begun),
                 log=log,
                 group=group,
@@ -160,7 +161,7 @@ def image_sets(
         step = max(50, len(sources) // 1000)
         held_out = sources[::step]
         sources = [source for at, source in enumerate(sources) if at % step]
-    side = max(view.side for phase in recipe.phases for view in phase.views)
+    side = max(view.side for phase in recipe.phases if phase.share for view in phase.views)
 
     def progress(items: list[Source]) -> tqdm:
         return tqdm(items, desc="decoding", unit=" images", leave=False, disable=None if log is not None else True)

@@ -64,13 +64,14 @@ class State:
 
 
 def phase_at(recipe: Recipe, progress: float) -> int:
-    """The phase that the share of the budget falls into."""
-    total, passed = sum(phase.share for phase in recipe.phases), 0.0
+    """The phase that the share of the budget falls into; phases without a share are left out."""
+    total, passed, last = sum(phase.share for phase in recipe.phases), 0.0, 0
     for at, phase in enumerate(recipe.phases):
-        passed += phase.share / total
-        if progress < passed:
-            return at
-    return len(recipe.phases) - 1
+        if phase.share:
+            passed, last = passed + phase.share / total, at
+            if progress < passed:
+                break
+    return last
 
 
 def phase_progress(recipe: Recipe, state: State) -> float:
