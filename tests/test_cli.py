@@ -1,6 +1,7 @@
 """`titokc encode`, `decode`, `info`, `truncate` in this process, on a tiny tokenizer: options, output, exit codes."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,23 @@ class TestFoldersAndGlobs:
         (tmp_path / "empty").mkdir()
         assert "no file in this folder ends in" in run("encode", "empty", code=1).stderr
         assert "ends in .tok" in run("decode", "empty", code=1).stderr
+
+    def test_folders_that_cannot_be_read_are_named(self, run, files, monkeypatch):
+        scandir = os.scandir
+
+        def refuse(path):
+            if Path(path).name == "sub":
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr("os.scandir", refuse)
+        result = run("encode", "in", code=1)
+        assert "titokc: in/sub: cannot be read: permission denied" in result.stderr
+        assert "2 done, 0 skipped, 1 failed" in result.stderr
+
+    def test_an_empty_name_is_not_the_current_folder(self, run, files):
+        run("encode", "", code=1)
+        assert not (files / "a.tok").exists()
 
     def test_two_inputs_with_one_result_are_both_refused(self, run, files, photo, tmp_path):
         photo().save(files / "a.jpg")
@@ -404,6 +422,18 @@ class TestDoctor:
 
 class TestExitCodes:
     """0 done, 1 input, 2 usage, 3 foreign or corrupt, 4 model, 6 limit; 130 and 5 are tested elsewhere."""
+
+    def test_very_long_pictures(self, run):
+        Image.new("RGB", (1, 20_000)).save("long.png")
+        expected = "titokc: long.png: 1x20000: the limit is 16384 pixels a side\n"
+        assert run("encode", "long.png", code=6).stderr == expected
+        run("encode", "long.png", "--max-side", 20_000)
+        run("decode", "long.tok", "-o", "x.png", code=6)
+        run("info", "long.tok", code=6)
+        assert json.loads(run("info", "long.tok", "--json", "--max-side", 20_000).stdout)["height"] == 20_000
+        run("truncate", "long.tok", "--tokens", 9, "--max-side", 20_000)
+        run("decode", "long.tok", "-o", "x.png", "--max-side", 20_000)
+        assert Image.open("x.png").size == (1, 20_000)
 
     @pytest.mark.parametrize(
         ("args", "code"),

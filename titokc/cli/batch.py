@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 
 import click
 
+from titokc.codec import DEFAULT_BATCH_SIZE
 from titokc.container import DEFAULT_LIMITS
 from titokc.errors import InputError, OutputError, TitokcError, UsageError
-from titokc.files import write_atomic
+from titokc.files import reason, write_atomic
 
 STREAM = "-"
 # The codec's forms and the suffixes of their files.
@@ -172,22 +173,41 @@ class Report:
 def batch_options(function: Function) -> Function:
     """The options of every verb that runs a model over files."""
     options = [
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+        click.option(
+            "--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
+        ),
         click.option(
             "--dtype",
             type=click.Choice(["float32", "bfloat16", "float16"]),
             help="Precision of the decoder. [default: float32, on CUDA bfloat16 or float16]",
         ),
-        click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Tiles at a time."),
-        click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: all cores]"),
-        click.option("--max-pixels", type=click.IntRange(1), default=DEFAULT_LIMITS.max_pixels, show_default=True),
-        click.option("--max-side", type=click.IntRange(1), default=DEFAULT_LIMITS.max_side, show_default=True),
+        click.option(
+            "--batch-size",
+            metavar="N",
+            type=click.IntRange(1),
+            default=DEFAULT_BATCH_SIZE,
+            show_default=True,
+            help="Tiles at a time.",
+        ),
+        click.option("--threads", metavar="N", type=click.IntRange(1), help="CPU threads. [default: all cores]"),
+        limit_options,
         click.option("--skip-existing", is_flag=True, help="Leave out inputs whose result exists already."),
         click.option("--force", is_flag=True, help="Overwrite results that exist (otherwise that is an error)."),
         click.option("--json", "as_json", is_flag=True, help="One JSON object per file on stdout."),
         click.option("-q", "--quiet", is_flag=True, help="No progress bar and no summary; errors only."),
     ]
     for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def limit_options(function: Function) -> Function:
+    """--max-pixels and --max-side, the caps on what a picture or header may declare."""
+    for name, default, text in (
+        ("--max-side", DEFAULT_LIMITS.max_side, "The same for width and for height."),
+        ("--max-pixels", DEFAULT_LIMITS.max_pixels, "Refuse pictures with more."),
+    ):
+        option = click.option(name, metavar="N", type=click.IntRange(1), default=default, show_default=True, help=text)
         function = option(function)
     return function
 
@@ -213,20 +233,30 @@ def _expand(text: str, naming: Naming) -> list[_Found]:
     path = Path(text)
     if text == STREAM:
         return [_Found("stdin")]
+    if not text:
+        return [_Found(text, problem=InputError("an empty name"))]
     if path.is_dir():
-        files = sorted(file for file in _walk(path) if file.suffix.lower() in naming.suffixes)
-        nothing = InputError(f"no file in this folder ends in {', '.join(sorted(naming.suffixes))}")
-        return [_Found(str(file), file, file.relative_to(path)) for file in files] or [_Found(text, problem=nothing)]
+        return _search(path, naming)
     if glob.has_magic(text) and not path.exists():
-        files = sorted(file for file in map(Path, glob.glob(text, recursive=True)) if not file.is_dir())  # noqa: PTH207 - absolute patterns too
+        matches = glob.glob(text, recursive=True)  # noqa: PTH207 - absolute patterns too
+        files = sorted(file for file in map(Path, matches) if not file.is_dir())
         nothing = InputError("no file matches")
         return [_Found(str(file), file, Path(file.name)) for file in files] or [_Found(text, problem=nothing)]
     return [_Found(text, path)]
 
 
-def _walk(folder: Path) -> Iterable[Path]:
-    for parent, _, names in os.walk(folder):
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
+def _search(folder: Path, naming: Naming) -> list[_Found]:
+    """What a folder holds, in all its subfolders, hidden files left out."""
+    unreadable: list[_Found] = []
+
+    def fail(error: OSError) -> None:
+        unreadable.append(_Found(str(error.filename), problem=InputError(f"cannot be read: {reason(error)}")))
+
+    paths = [Path(parent, name) for parent, _, names in os.walk(folder, onerror=fail) for name in names]
+    files = sorted(path for path in paths if path.suffix.lower() in naming.suffixes and path.name[0] != ".")
+    nothing = InputError(f"no file in this folder ends in {', '.join(sorted(naming.suffixes))}")
+    found = [_Found(str(file), file, file.relative_to(folder)) for file in files] + unreadable
+    return found or [_Found(str(folder), problem=nothing)]
 
 
 def _is_folder(output: str) -> bool:

@@ -33,7 +33,7 @@ class Size(click.ParamType):
     "-o", "--output", metavar="OUT", type=click.Path(allow_dash=True), help="File, folder, or - (PNG on stdout)."
 )
 @click.option("--model", metavar="NAME|PATH", help="Refuse files of any other model. [default: the one the file names]")
-@click.option("--size", type=Size(), help="Size of the result in pixels. [default: the original's]")
+@click.option("--size", metavar="WxH", type=Size(), help="Size of the result in pixels. [default: the original's]")
 @click.option("--partial", is_flag=True, help="Decode what is there of a file that was cut short.")
 @click.option("--bare", is_flag=True, help="IN is a payload without header, of --model (default: nano).")
 @click.option("--base64", is_flag=True, help="IN is such a payload as base64url text.")

@@ -77,7 +77,7 @@ def encode(
         tasks,
         convert,
         to_bytes=lambda data, _: data,
-        describe=lambda data, _: header_fields(data) if form == "tok" else {"file_bytes": len(data)},
+        describe=lambda data, _: header_fields(data, limits) if form == "tok" else {"file_bytes": len(data)},
         skip_existing=skip_existing,
         force=force,
         quiet=quiet,

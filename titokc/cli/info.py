@@ -8,15 +8,16 @@ from typing import Any
 
 import click
 
-from titokc.container import MAX_FILE_SIZE, VERSION, Header, file_size, read_header, unpack
+from titokc.cli.batch import limit_options
+from titokc.container import MAX_FILE_SIZE, VERSION, Header, Limits, file_size, read_header, unpack
 from titokc.container import truncate as truncate_file
 from titokc.errors import OutputError, UsageError
 from titokc.files import read_bytes, write_atomic
 
 
-def header_fields(data: bytes) -> dict[str, Any]:
+def header_fields(data: bytes, limits: Limits) -> dict[str, Any]:
     """What `titokc info --json` says of a `.tok` file; bpp counts the whole file."""
-    header = read_header(data)
+    header = read_header(data, limits=limits)
     return {
         "format_version": VERSION,
         "width": header.width,
@@ -36,12 +37,14 @@ def header_fields(data: bytes) -> dict[str, Any]:
 @click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--tokens", "show_tokens", is_flag=True, help="The token indices too, in file order.")
-def info(file: str, as_json: bool, show_tokens: bool) -> None:
+@limit_options
+def info(file: str, as_json: bool, show_tokens: bool, max_pixels: int, max_side: int) -> None:
     """What a .tok file says about itself, after all its checks."""
     data = _read(file)
-    fields = header_fields(data)
+    limits = Limits(max_pixels, max_side)
+    fields = header_fields(data, limits)
     if show_tokens:
-        fields["tokens"] = unpack(data)[1]
+        fields["tokens"] = unpack(data, limits=limits)[1]
     if as_json:
         click.echo(json.dumps(fields))
         return
@@ -60,16 +63,25 @@ def info(file: str, as_json: bool, show_tokens: bool) -> None:
 @click.option("-o", "--output", metavar="OUT", type=click.Path(allow_dash=True), help="[default: FILE-N.tok beside it]")
 @click.option("--force", is_flag=True, help="Overwrite a result that exists (otherwise that is an error).")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
+@limit_options
 def truncate(
-    file: str, tokens: int | None, target_size: int | None, output: str | None, force: bool, quiet: bool
+    file: str,
+    tokens: int | None,
+    target_size: int | None,
+    output: str | None,
+    force: bool,
+    quiet: bool,
+    max_pixels: int,
+    max_side: int,
 ) -> None:
     """A smaller .tok file from a larger one: its most important tokens, without the picture and without a model."""
     if (tokens is None) == (target_size is None):
         raise UsageError("say how short: either --tokens or --target-size")
     data = _read(file)
+    limits = Limits(max_pixels, max_side)
     if tokens is None:
-        tokens = _most_tokens(read_header(data), target_size or 0)
-    shorter = truncate_file(data, tokens)
+        tokens = _most_tokens(read_header(data, limits=limits), target_size or 0)
+    shorter = truncate_file(data, tokens, limits=limits)
     if output == "-" or (output is None and file == "-"):
         sys.stdout.buffer.write(shorter)
         return
