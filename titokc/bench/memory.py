@@ -1,0 +1,47 @@
+"""Peak memory of a codec: `python -m titokc.bench.memory CODEC DEVICE PICTURE POINT` in a fresh process prints it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from titokc.bench.codecs import Point
+
+TIME_LIMIT_S = 600
+
+
+def peak_memory_mb(spec: str, device: str, picture: Path, point: Point) -> float | None:
+    """The largest resident size, in 10^6 bytes, of a process that encodes and decodes `picture`; None if it fails."""
+    command = [sys.executable, "-m", "titokc.bench.memory", spec, device, str(picture), json.dumps(point)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIME_LIMIT_S, env=environment)
+    return float(done.stdout) / 1e6 if done.returncode == 0 else None
+
+
+def _peak_bytes() -> int:
+    """Linux's VmHWM starts at zero with the program; ru_maxrss, for the others, can be the parent's."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _main(spec: str, device: str, picture: str, point: str) -> None:
+    from PIL import Image
+
+    from titokc.bench.codecs import open_codec
+
+    codec = open_codec(spec, device)
+    with Image.open(picture) as image:
+        codec.decode(codec.encode(image.convert("RGB"), json.loads(point))).load()
+    sys.stdout.write(f"{_peak_bytes()}\n")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

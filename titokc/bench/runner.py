@@ -1,0 +1,333 @@
+"""A benchmark run: pictures x codecs x points -> rows, then sets, memory, environment, all in the report's folder.
+
+Searches of baselines go first, in parallel, into a cache; everything that is timed or needs a network then runs in
+this process, one thing at a time. `titokc.bench.summary` and `titokc.bench.report` make tables and pages of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from titokc.bench import images
+from titokc.bench.codecs import Codec, Format, Placeholder, Point, TitokModel, open_codec
+from titokc.bench.environment import environment
+from titokc.bench.measures import DEFAULT_METRICS, Measures
+from titokc.bench.memory import peak_memory_mb
+from titokc.bench.rows import EQUAL_BYTES, FLOOR, Key, Row, Rows
+from titokc.bench.search import Cache, Found, enlarged
+from titokc.errors import InputError, TitokcError, UsageError
+from titokc.files import write_atomic
+
+DEFAULT_BUDGETS = (60, 108, 156, 204)
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+Progress = Callable[[str, int, int], None]
+
+
+def default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "titokc" / "bench"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and how. `codecs` are specs as `open_codec` takes them; `restart` forgets earlier rows."""
+
+    source: Path
+    output: Path
+    codecs: tuple[str, ...]
+    budgets: tuple[int, ...] = DEFAULT_BUDGETS
+    crop: str = images.CENTER_SQUARE
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    limit: int | None = None
+    jobs: int = 1
+    restart: bool = False
+    device: str = "auto"
+    weights: Path | None = None
+    download: bool = False
+    cache: Path = field(default_factory=default_cache)
+
+
+@dataclass
+class Outcome:
+    """Pictures that could not be measured, with the reason, and metrics that could not run, with theirs."""
+
+    failed: dict[str, str]
+    unavailable: dict[str, str]
+
+
+def run(settings: Settings, progress: Progress = lambda *_: None) -> Outcome:
+    """Measures what is not in the folder's rows yet. `progress`: called with a phase, what is done, and of how many."""
+    found = images.find(settings.source, settings.limit)
+    codecs = _open_all(settings)
+    measures = Measures(settings.metrics, device=settings.device, weights=settings.weights, download=settings.download)
+    settings.output.mkdir(parents=True, exist_ok=True)
+    if settings.restart:
+        for name in ("rows.jsonl", "sets.json", "environment.json"):
+            (settings.output / name).unlink(missing_ok=True)
+    rows = Rows(settings.output)
+    bench = _Bench(settings, codecs, measures, rows)
+    bench.check_first(found)
+    bench.search(found, progress)
+    failed = {}
+    for done, (name, path) in enumerate(found):
+        progress("measuring", done, len(found))
+        try:
+            bench.measure(name, path)
+        except InputError as error:
+            failed[name] = str(error)
+    progress("measuring", len(found), len(found))
+    bench.measure_sets([name for name, _ in found if name not in failed], progress)
+    _write_json(settings.output / "environment.json", bench.environment(len(found) - len(failed)))
+    return Outcome(failed, measures.unavailable)
+
+
+def _open_all(settings: Settings) -> dict[str, Codec]:
+    """Specs -> codecs. UsageError for two of one name."""
+    codecs = {spec: open_codec(spec, settings.device) for spec in settings.codecs}
+    names = [codec.name for codec in codecs.values()]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UsageError(f"two codecs named {twice.pop()}: name them with LABEL=PATH")
+    return codecs
+
+
+class _Bench:
+    def __init__(self, settings: Settings, codecs: dict[str, Codec], measures: Measures, rows: Rows) -> None:
+        self.settings = settings
+        self.codecs = codecs
+        self.measures = measures
+        self.rows = rows
+        self.cache = Cache(settings.cache)
+        self.warm: set[str] = set()
+
+    def check_first(self, found: Sequence[tuple[str, Path]]) -> None:
+        """Refuses a folder of another run before anything is computed, as far as the first readable picture shows."""
+        versions = {codec.name: codec.version for codec in self.codecs.values()}
+        for name, path in found if len(self.rows) else ():
+            try:
+                digest = images.digest(images.load(path, self.settings.crop))
+            except InputError:
+                continue
+            self.rows.check(name, digest, self.settings.crop, versions)
+            break
+
+    def search(self, found: Sequence[tuple[str, Path]], progress: Progress) -> None:
+        """The best files of the baselines, into the cache."""
+        settings = self.settings
+        jobs = [
+            (path, settings.crop, spec, settings.budgets, settings.cache)
+            for name, path in found
+            for spec, codec in self.codecs.items()
+            if not isinstance(codec, TitokModel) and any(self._missing(key) for key in self._keys(name, codec))
+        ]
+        progress("searching", 0, len(jobs))
+        if settings.jobs == 1 or len(jobs) < 2:
+            for done, job in enumerate(jobs, 1):
+                _search(*job)
+                progress("searching", done, len(jobs))
+            return
+        with _one_thread_each(), _pool(min(settings.jobs, len(jobs))) as pool:
+            futures = [pool.submit(_search, *job) for job in jobs]
+            for done, future in enumerate(as_completed(futures), 1):
+                future.result()
+                progress("searching", done, len(jobs))
+
+    def measure(self, name: str, path: Path) -> None:
+        """All rows of a picture that are not there yet. Raises InputError if it cannot be read."""
+        wanted = [(codec, key) for codec in self.codecs.values() for key in self._keys(name, codec)]
+        wanted = [(codec, key) for codec, key in wanted if self._missing(key)]
+        if not wanted:
+            return
+        original = images.load(path, self.settings.crop)
+        digest = images.digest(original)
+        self.rows.check(name, digest, self.settings.crop, {codec.name: codec.version for codec in self.codecs.values()})
+        _save_picture(original, self._picture_path("original", None, name))
+        for codec, key in wanted:
+            row = self._row(codec, key, original)
+            self.rows.add({"image": name, "digest": digest, "crop": self.settings.crop} | row)
+
+    def _keys(self, name: str, codec: Codec) -> list[Key]:
+        keys: list[Key] = [(name, codec.name, EQUAL_BYTES, budget) for budget in self.settings.budgets]
+        return keys if isinstance(codec, TitokModel) else [*keys, (name, codec.name, FLOOR, None)]
+
+    def _missing(self, key: Key) -> bool:
+        row = self.rows.get(key)
+        return row is None or (
+            row["reason"] is None and any(name not in row for name in self.measures.names_of("picture"))
+        )
+
+    def _row(self, codec: Codec, key: Key, original: Image.Image) -> Row:
+        _, _, view, budget = key
+        row: Row = {"width": original.width, "height": original.height, "codec": codec.name}
+        row |= {"kind": "model" if isinstance(codec, TitokModel) else "baseline", "version": codec.version}
+        row |= {"view": view, "budget": budget}
+        found = self._best(codec, original, budget)
+        if isinstance(found, str):
+            return row | {"reason": found, "point": None, "enlarge": None, "bytes": None, "bpp": None, "ratio": None}
+        point, enlarge, expected = found
+        if codec.name not in self.warm:  # the first use loads libraries, and a model's kernels
+            codec.decode(codec.encode(original, point))
+            self.warm.add(codec.name)
+        start = time.perf_counter()
+        data = codec.encode(original, point)
+        encoded = time.perf_counter()
+        picture = enlarged(codec.decode(data), original.size, enlarge or "bicubic")
+        picture.load()
+        decoded = time.perf_counter()
+        if expected is not None and data != expected:
+            raise TitokcError(f"{codec.name} makes other files than those in {self.settings.cache}: delete that folder")
+        _save_picture(picture, self._picture_path(codec.name, budget, key[0]))
+        pixels = original.width * original.height
+        row |= {"reason": None, "point": point, "enlarge": enlarge}
+        row |= {"bytes": len(data), "bpp": 8 * len(data) / pixels, "ratio": 3 * pixels / len(data)}
+        row |= self.measures.picture(original, picture)
+        return row | {"encode_ms": 1e3 * (encoded - start), "decode_ms": 1e3 * (decoded - encoded)}
+
+    def _best(
+        self, codec: Codec, original: Image.Image, budget: int | None
+    ) -> tuple[Point, str | None, bytes | None] | str:
+        """The point, the enlarging filter and the file that the search found; or why there is none."""
+        if isinstance(codec, TitokModel):
+            assert budget is not None
+            try:
+                return codec.best_point(original, budget), None, None
+            except UsageError as error:
+                return str(error)
+        assert isinstance(codec, Format | Placeholder)
+        if budget is None:
+            found = self.cache.floor_file(codec, original)
+        else:
+            found = self.cache.best_files(codec, original, [budget])[budget]
+        if isinstance(found, Found):
+            return found.point, found.enlarge, found.data
+        return f"the smallest file seen is {found.smallest} bytes"
+
+    def measure_sets(self, names: Sequence[str], progress: Progress) -> None:
+        """sets.json: one entry for each codec and budget that has a file of every picture."""
+        if not names or not self.measures.names_of("set"):
+            return
+        path = self.settings.output / "sets.json"
+        entries = {(entry["codec"], entry["budget"]): entry for entry in _read_json(path, [])}
+        groups = [(codec, budget) for codec in self.codecs.values() for budget in self.settings.budgets]
+        groups = [group for group in groups if self._set_is_missing(entries, group, names)]
+        if not groups:
+            return
+        originals = self.measures.features(self._pictures("original", None, names))
+        for done, (codec, budget) in enumerate(groups):
+            progress("comparing sets", done, len(groups))
+            made = self.measures.features(self._pictures(codec.name, budget, names))
+            values = self.measures.sets(originals, made)
+            entry = {"codec": codec.name, "version": codec.version, "budget": budget, "pictures": list(names)}
+            entries[codec.name, budget] = entry | values
+            _write_json(path, list(entries.values()))
+        progress("comparing sets", len(groups), len(groups))
+
+    def _set_is_missing(
+        self, entries: dict[tuple[str, int], dict[str, Any]], group: tuple[Codec, int], names: Sequence[str]
+    ) -> bool:
+        codec, budget = group
+        rows = [self.rows.get((name, codec.name, EQUAL_BYTES, budget)) for name in names]
+        if any(row is None or row["reason"] is not None for row in rows):
+            return False
+        entry = entries.get((codec.name, budget), {})
+        known = entry.get("pictures") == list(names) and entry.get("version") == codec.version
+        return not known or any(name not in entry for name in self.measures.names_of("set"))
+
+    def environment(self, count: int) -> dict[str, Any]:
+        """environment.json: versions, machine, settings, and each codec's peak memory."""
+        settings = self.settings
+        known = _read_json(settings.output / "environment.json", {})
+        content = environment(list(self.codecs.values()), settings.device)
+        content["codecs"] = known.get("codecs", {}) | content["codecs"]
+        content |= {"crop": settings.crop, "pictures": count, "cores_used": settings.jobs}
+        content["unavailable"] = self.measures.unavailable
+        content["peak_memory"] = known.get("peak_memory", {})
+        if "peak_memory" in settings.metrics:
+            for spec, codec in self.codecs.items():
+                if codec.name not in content["peak_memory"] and (row := self._largest_row(codec)):
+                    picture = self._picture_path("original", None, row["image"])
+                    content["peak_memory"][codec.name] = peak_memory_mb(spec, settings.device, picture, row["point"])
+        return content
+
+    def _largest_row(self, codec: Codec) -> Row | None:
+        rows = [row for row in self.rows if row["codec"] == codec.name and row["reason"] is None]
+        return max(rows, key=lambda row: row["width"] * row["height"], default=None)
+
+    def _picture_path(self, codec: str, budget: int | None, name: str) -> Path:
+        return picture_path(self.settings.output, codec, budget, name)
+
+    def _pictures(self, codec: str, budget: int | None, names: Sequence[str]) -> Iterator[Image.Image]:
+        for name in names:
+            with Image.open(self._picture_path(codec, budget, name)) as picture:
+                yield picture.convert("RGB")
+
+
+def picture_path(output: Path, codec: str, budget: int | None, name: str) -> Path:
+    """Where a decoded picture is kept; codec "original" for what was encoded, budget None for the floor."""
+    point = [] if codec == "original" else [FLOOR if budget is None else str(budget)]
+    return output.joinpath("pictures", codec, *point, f"{name}.png")
+
+
+def _save_picture(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, compress_level=4)
+
+
+def _search(path: Path, crop: str, spec: str, budgets: Sequence[int], cache: Path) -> None:
+    """In a worker: fills the cache for a codec and a picture. An unreadable picture is reported by `measure`."""
+    codec = open_codec(spec)
+    assert isinstance(codec, Format | Placeholder)
+    try:
+        original = images.load(path, crop)
+    except InputError:
+        return
+    Cache(cache).best_files(codec, original, budgets)
+    Cache(cache).floor_file(codec, original)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Workers started inside use one thread of numpy's BLAS each."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_ignore_interrupt)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C reaches the whole group; the parent alone answers it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _read_json(path: Path, default: Any) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+
+
+def _write_json(path: Path, content: Any) -> None:
+    write_atomic(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,184 @@
+"""Rows -> what they say: means with intervals, differences to the best baseline at equal bytes, Bjontegaard deltas.
+
+All is derived from rows.jsonl, sets.json and environment.json of a report's folder, and can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from titokc.bench.measures import METRICS, set_note
+from titokc.bench.rows import EQUAL_BYTES, FLOOR, Row, Rows
+from titokc.bench.statistics import Curve, bd_quality, bd_rate, bootstrap_interval, paired_difference
+from titokc.errors import InputError
+from titokc.files import write_atomic
+
+PICTURE_METRICS = tuple(name for name, metric in METRICS.items() if metric.of == "picture")
+SET_METRICS = tuple(name for name, metric in METRICS.items() if metric.of == "set")
+MEANS = ("bytes", "bpp", "ratio", *PICTURE_METRICS, "encode_ms", "decode_ms")
+
+Group = dict[str, Any]
+
+
+def read_report(folder: Path) -> tuple[list[Row], list[dict[str, Any]], dict[str, Any]]:
+    """rows.jsonl, sets.json and environment.json of a folder. Raises InputError if it holds no rows."""
+    rows = list(Rows(folder))
+    if not rows:
+        raise InputError(f"{folder}: no rows of a benchmark in it (rows.jsonl)")
+    return rows, _json(folder / "sets.json", []), _json(folder / "environment.json", {})
+
+
+def summarise(rows: Iterable[Row], sets: Sequence[dict[str, Any]], environment: dict[str, Any]) -> dict[str, Any]:
+    """summary.json: "groups" (a codec at a budget), "comparisons" and "bjontegaard"."""
+    rows = list(rows)
+    groups = _groups(rows, sets)
+    return {
+        "crop": rows[0]["crop"],
+        "pictures": len({row["image"] for row in rows}),
+        "metrics": {name: vars(METRICS[name]) for name in METRICS},
+        "unavailable": environment.get("unavailable", {}),
+        "peak_memory": environment.get("peak_memory", {}),
+        "groups": groups,
+        "comparisons": _comparisons(rows, groups),
+        "bjontegaard": _bjontegaard(groups),
+    }
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """summary.json and summary.csv."""
+    write_atomic(folder / "summary.json", (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
+    names = [name for name in (*MEANS, *SET_METRICS) if any(name in group["mean"] for group in summary["groups"])]
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    columns = [
+        part
+        for name in names
+        for part in ([name, f"{name}_low", f"{name}_high"] if name in PICTURE_METRICS else [name])
+    ]
+    table.writerow(["codec", "version", "view", "budget", "pictures", "without_file", *columns])
+    for group in summary["groups"]:
+        values: list[Any] = []
+        for name in names:
+            value = group["mean"].get(name)
+            values.append(value)
+            if name in PICTURE_METRICS:
+                values += group["interval"].get(name, [None, None])
+        start = [group[name] for name in ("codec", "version", "view", "budget", "count", "without_file")]
+        table.writerow([*start, *values])
+    write_atomic(folder / "summary.csv", stream.getvalue().encode())
+
+
+def _groups(rows: Sequence[Row], sets: Sequence[dict[str, Any]]) -> list[Group]:
+    """One for each codec, view and budget: models first, then by view and budget."""
+    together: dict[tuple[str, str, int | None], list[Row]] = defaultdict(list)
+    for row in rows:
+        together[row["codec"], row["view"], row["budget"]].append(row)
+    of_set = {(entry["codec"], entry["budget"]): entry for entry in sets}
+    groups = []
+    for (codec, view, budget), members in together.items():
+        made = [row for row in members if row["reason"] is None]
+        group: Group = {"codec": codec, "kind": members[0]["kind"], "version": members[-1]["version"]}
+        group |= {"view": view, "budget": budget, "count": len(made), "without_file": len(members) - len(made)}
+        group["reason"] = next((row["reason"] for row in members if row["reason"]), None)
+        group["mean"], group["interval"] = {}, {}
+        for name in MEANS:
+            values = [row[name] for row in made if row.get(name) is not None]
+            if values and len(values) == len(made):
+                group["mean"][name] = sum(values) / len(values)
+                if name in PICTURE_METRICS:
+                    group["interval"][name] = list(bootstrap_interval(values))
+        group["notes"] = {}
+        if view == EQUAL_BYTES and (entry := of_set.get((codec, budget))) and len(entry["pictures"]) == len(made):
+            group["mean"] |= {name: entry[name] for name in SET_METRICS if entry.get(name) is not None}
+            notes = {name: set_note(count) for name, count in entry["vectors"].items()}
+            group["notes"] = {name: note for name, note in notes.items() if note}
+        groups.append(group)
+    return sorted(groups, key=lambda group: (group["view"] == FLOOR, group["budget"] or 0, group["kind"] != "model"))
+
+
+def _comparisons(rows: Sequence[Row], groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Each model against the best baseline at its budget, metric by metric, on the pictures that both have."""
+    values = {(row["codec"], row["budget"], row["image"]): row for row in rows if row["view"] == EQUAL_BYTES}
+    found = []
+    for group in groups:
+        if group["kind"] != "model":
+            continue
+        for name in PICTURE_METRICS:
+            best = _best_baseline(groups, group["budget"], name)
+            if best is None or name not in group["mean"]:
+                continue
+            pairs = [
+                (row[name], other[name])
+                for (codec, budget, image), row in values.items()
+                if (codec, budget) == (group["codec"], group["budget"])
+                and row.get(name) is not None
+                and (other := values.get((best["codec"], budget, image))) is not None
+                and other.get(name) is not None
+            ]
+            if pairs:
+                ours, theirs = zip(*pairs, strict=True)
+                difference = paired_difference(ours, theirs, METRICS[name].higher_is_better)
+                found.append(
+                    {"codec": group["codec"], "budget": group["budget"], "metric": name, "baseline": best["codec"]}
+                    | asdict(difference)
+                    | {"significant": difference.significant}
+                )
+    return found
+
+
+def _best_baseline(groups: Sequence[Group], budget: int, name: str) -> Group | None:
+    """By the mean, among the baselines that have a file of the most pictures."""
+    rivals = [
+        group for group in groups if group["kind"] == "baseline" and group["budget"] == budget and name in group["mean"]
+    ]
+    most = max((group["count"] for group in rivals), default=0)
+    rivals = [group for group in rivals if group["count"] == most]
+    sign = 1 if METRICS[name].higher_is_better else -1
+    return max(rivals, key=lambda group: sign * group["mean"][name], default=None)
+
+
+def curve_of(groups: Iterable[Group], codec: str, name: str = "psnr") -> list[tuple[float, Group]]:
+    """(mean bytes, group) of a codec's budgets, those with a file of every picture, smaller files first, none twice."""
+    points = {
+        group["mean"]["bytes"]: group
+        for group in groups
+        if (group["codec"], group["view"]) == (codec, EQUAL_BYTES)
+        and group["count"]
+        and not group["without_file"]
+        and name in group["mean"]
+    }
+    return sorted(points.items(), key=lambda point: point[0])
+
+
+def _bjontegaard(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """BD-rate (percent) and BD-PSNR (dB) of each model against each baseline; null where the curves do not overlap."""
+    curves = {}
+    for codec, kind in {group["codec"]: group["kind"] for group in groups}.items():
+        points = curve_of(groups, codec)
+        curves[codec] = (kind, Curve([size for size, _ in points], [group["mean"]["psnr"] for _, group in points]))
+    return [
+        {
+            "codec": model,
+            "baseline": baseline,
+            "bd_rate_percent": bd_rate(curve, reference),
+            "bd_psnr_db": bd_quality(curve, reference),
+        }
+        for model, (kind, curve) in curves.items()
+        if kind == "model"
+        for baseline, (other_kind, reference) in curves.items()
+        if other_kind == "baseline" and len(reference.size_bytes)
+    ]
+
+
+def _json(path: Path, default: Any) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error

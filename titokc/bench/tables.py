@@ -1,0 +1,99 @@
+"""A summary as plain text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from titokc.bench.measures import METRICS
+from titokc.bench.report import HEADINGS, digits
+from titokc.bench.rows import EQUAL_BYTES
+from titokc.bench.summary import PICTURE_METRICS, SET_METRICS, Group
+
+
+def summary_text(summary: dict[str, Any]) -> str:
+    """Means at each budget, the floors of the formats, differences to the best baseline, and what could not run."""
+    parts = [f"{summary['pictures']} pictures, crop {summary['crop']}; means, whole files"]
+    budgets = sorted({group["budget"] for group in summary["groups"] if group["view"] == EQUAL_BYTES})
+    for budget in budgets:
+        parts.append(f"\nat most {budget} bytes")
+        parts.append(_group_table([group for group in summary["groups"] if group["budget"] == budget], summary))
+    if floors := [group for group in summary["groups"] if group["view"] != EQUAL_BYTES]:
+        parts += ["\nnative size, lowest quality", _group_table(floors, summary)]
+    if lines := _differences(summary):
+        parts += ["\nours - best baseline at equal bytes, with 95 % intervals", *lines]
+    if lines := _bjontegaard(summary):
+        parts += ["\nBjontegaard deltas", *lines]
+    reasons = summary["unavailable"]
+    for why in dict.fromkeys(reasons.values()):
+        names = [METRICS[name].label for name in reasons if reasons[name] == why]
+        parts.append(f"\n{', '.join(names)} n/a: {why}")
+    parts += sorted(
+        {f"{METRICS[name].label}: {note}" for group in summary["groups"] for name, note in group["notes"].items()}
+    )
+    return "\n".join(parts)
+
+
+def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns, the first to the left."""
+    widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(pairs)
+        ).rstrip()
+        for pairs in (list(zip(row, widths, strict=True)) for row in (headings, *rows))
+    )
+
+
+def _group_table(groups: Sequence[Group], summary: dict[str, Any]) -> str:
+    names = ["bytes", "bpp", "ratio", *PICTURE_METRICS, *SET_METRICS, "encode_ms", "decode_ms"]
+    names = [name for name in names if any(name in group["mean"] for group in groups)]
+    memory = summary["peak_memory"]
+    headings = ["", *(HEADINGS.get(name) or METRICS[name].label for name in names), *(["MB"] if memory else [])]
+    rows, impossible = [], []
+    for group in groups:
+        if not group["count"]:
+            impossible.append(f"{group['codec']}: none ({group['reason']})")
+            continue
+        total = group["count"] + group["without_file"]
+        label = group["codec"] + (f" ({group['count']} of {total})" if group["without_file"] else "")
+        values = [_shown(group["mean"].get(name), digits(name)) for name in names]
+        rows.append([label, *values, *([_shown(memory.get(group["codec"]), 0)] if memory else [])])
+    return "\n".join([*([text_table(headings, rows)] if rows else []), *impossible])
+
+
+def _differences(summary: dict[str, Any]) -> list[str]:
+    rows = []
+    for each in summary["comparisons"]:
+        places = digits(each["metric"])
+        interval = f"[{each['low']:+.{places}f}, {each['high']:+.{places}f}]"
+        rows.append(
+            [
+                f"{each['codec']} {each['budget']} B",
+                METRICS[each["metric"]].label,
+                f"{each['mean']:+.{places}f}",
+                interval,
+                "" if each["significant"] else "not significant",
+                f"better on {each['wins']} of {each['count']}",
+                each["baseline"],
+            ]
+        )
+    headings = ["", "metric", "difference", "interval", "", "", "against"]
+    return [text_table(headings, rows)] if rows else []
+
+
+def _bjontegaard(summary: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            f"{each['codec']} against {each['baseline']}",
+            f"{each['bd_rate_percent']:+.1f} %",
+            f"{each['bd_psnr_db']:+.2f} dB",
+        ]
+        for each in summary["bjontegaard"]
+        if each["bd_rate_percent"] is not None and each["bd_psnr_db"] is not None
+    ]
+    return [text_table(["", "BD-rate", "BD-PSNR"], rows)] if rows else []
+
+
+def _shown(value: float | None, places: int) -> str:
+    return "n/a" if value is None else f"{value:.{places}f}"

@@ -1,0 +1,195 @@
+"""`titokc bench`: measures models and classical formats at equal bytes; the work is in `titokc.bench`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from titokc.errors import InputError, MetricWeightsMissingError, UsageError
+
+DEFAULT_VERB = "run"
+CROPS = ("center-square-256", "none")
+
+
+class _Bench(click.Group):
+    """A group whose first argument may be a folder of pictures: `titokc bench DIR` is `titokc bench run DIR`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names and not ctx.resilient_parsing:
+            args = [DEFAULT_VERB, *args]
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.commands[DEFAULT_VERB].format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+@click.group(cls=_Bench, subcommand_metavar="PICTURES [OPTIONS] | compare A B | plot REPORT", no_args_is_help=True)
+def bench() -> None:
+    """Measure models and classical codecs at equal bytes.
+
+    PICTURES is a folder or a file. The report's folder gets report.html, rows.jsonl (a line for each picture, codec
+    and budget), summary.csv and .json, environment.json, plots, and the decoded pictures. The same command again
+    measures only what is missing.
+    """
+
+
+@bench.command(DEFAULT_VERB, hidden=True)
+@click.argument("source", metavar="PICTURES", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder. [default: bench-NAME]")
+@click.option(
+    "--codecs",
+    metavar="A,B,...",
+    help="Models (a name, a path, LABEL=PATH), and jpeg, jpeg-progressive, webp, avif, jpeg2000, jpegxl, thumbhash, "
+    "blurhash. [default: nano and all of these that are installed]",
+)
+@click.option("--bytes", "budgets", metavar="N,N,...", default="60,108,156,204", show_default=True, help="Budgets.")
+@click.option("--crop", type=click.Choice(CROPS), default=CROPS[0], show_default=True)
+@click.option("--metrics", metavar="A,B,...|all", help="[default: all but patch-fid, which takes long]")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many pictures.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes that search. [default: one a core]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@click.option("--weights-dir", type=click.Path(path_type=Path), help="Where LPIPS's and Inception's weights are.")
+@click.option("--download-weights", is_flag=True, help="Download those that are missing.")
+@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Where searches are kept.")
+@click.option(
+    "--gallery", type=click.IntRange(min=0), default=100, show_default=True, help="Most pictures on the page."
+)
+@click.option("--restart", is_flag=True, help="Measure everything again.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar, no table.")
+@click.pass_context
+def run(ctx: click.Context, source: Path, **options: Any) -> None:
+    """Measure the pictures of a folder."""
+    from titokc.bench.measures import DEFAULT_METRICS, METRICS, parse_metrics
+    from titokc.bench.runner import Settings, default_cache
+    from titokc.bench.runner import run as measure
+
+    if not source.exists():
+        raise InputError(f"{source} is not there")
+    output = options["output"] or Path(f"bench-{source.resolve().stem}")
+    codecs, absent = _codecs(options["codecs"])
+    metrics = parse_metrics(options["metrics"]) if options["metrics"] else DEFAULT_METRICS
+    settings = Settings(
+        source=source,
+        output=output,
+        codecs=codecs,
+        budgets=_budgets(options["budgets"]),
+        crop=options["crop"],
+        metrics=metrics,
+        limit=options["limit"],
+        jobs=options["jobs"] or os.cpu_count() or 1,
+        restart=options["restart"],
+        device=options["device"],
+        weights=options["weights_dir"],
+        download=options["download_weights"],
+        cache=options["cache"] or default_cache(),
+    )
+    with _Progress(options["quiet"]) as progress:
+        outcome = measure(settings, progress.show)
+    text = _write_all(output, options["gallery"])
+    if not options["quiet"]:
+        click.echo(text)
+        for name, why in absent.items():
+            click.echo(f"{name} left out: {why}")
+        click.echo(f"\n{output / 'report.html'}")
+    for name, why in outcome.failed.items():
+        click.echo(f"titokc: {name}: {why}", err=True)
+    asked_for = [name for name in outcome.unavailable if options["metrics"] and options["metrics"] != "all"]
+    for name in asked_for:
+        click.echo(f"titokc: {METRICS[name].label} n/a: {outcome.unavailable[name]}", err=True)
+    if outcome.failed:
+        ctx.exit(InputError.exit_code)
+    if asked_for:
+        ctx.exit(MetricWeightsMissingError.exit_code)
+
+
+@bench.command()
+@click.argument("first", metavar="A", type=click.Path(path_type=Path))
+@click.argument("second", metavar="B", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="A JSON array.")
+def compare(first: Path, second: Path, as_json: bool) -> None:
+    """Two reports side by side: B - A, picture by picture."""
+    import json
+
+    from titokc.bench.compare import compare as compared
+    from titokc.bench.compare import comparison_text
+    from titokc.bench.summary import read_report
+
+    found = compared(read_report(first)[0], read_report(second)[0])
+    click.echo(json.dumps(found, indent=1) if as_json else comparison_text(found))
+
+
+@bench.command()
+@click.argument("report", metavar="REPORT", type=click.Path(path_type=Path))
+@click.option(
+    "--gallery", type=click.IntRange(min=0), default=100, show_default=True, help="Most pictures on the page."
+)
+def plot(report: Path, gallery: int) -> None:
+    """Draw plots, tables and page of a report again from its rows."""
+    _write_all(report, gallery)
+    click.echo(report / "report.html")
+
+
+def _write_all(folder: Path, gallery: int) -> str:
+    """Everything that follows from the rows; the terminal's table."""
+    from titokc.bench.plots import write_plots
+    from titokc.bench.report import write_report
+    from titokc.bench.summary import read_report, summarise, write_summary
+    from titokc.bench.tables import summary_text
+
+    rows, sets, environment = read_report(folder)
+    summary = summarise(rows, sets, environment)
+    write_summary(folder, summary)
+    write_plots(folder, summary)
+    write_report(folder, rows, summary, environment, gallery)
+    return summary_text(summary)
+
+
+def _codecs(text: str | None) -> tuple[tuple[str, ...], dict[str, str]]:
+    """What --codecs names, else nano and every baseline; and why some of these are left out."""
+    from titokc.bench.codecs import BASELINES, missing
+
+    if text is not None:
+        specs = tuple(part.strip() for part in text.split(",") if part.strip())
+        if not specs:
+            raise UsageError("--codecs names none")
+        return tuple(dict.fromkeys(specs)), {}
+    absent = {name: why for name in BASELINES if (why := missing(name))}
+    return ("nano", *(name for name in BASELINES if name not in absent)), absent
+
+
+def _budgets(text: str) -> tuple[int, ...]:
+    try:
+        budgets = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        budgets = ()
+    if not budgets or budgets[0] < 1:
+        raise UsageError(f"--bytes {text!r}: expected sizes in bytes, like 60,108,156,204")
+    return budgets
+
+
+class _Progress:
+    """A bar on stderr for each phase; none if that is no terminal, or if quiet."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.off = True if quiet else None
+        self.bar: tqdm[Any] | None = None
+        self.phase = ""
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def show(self, phase: str, done: int, total: int) -> None:
+        if phase != self.phase or self.bar is None:
+            if self.bar is not None:
+                self.bar.close()
+            self.bar, self.phase = tqdm(total=total, desc=phase, disable=self.off, leave=False), phase
+        self.bar.update(done - self.bar.n)
