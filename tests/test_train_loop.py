@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_one_infinite_batch_is_gone_past(images, tmp_path):
     spoil(trainer.tokenizer, {3})
     state = trainer.run()
     (line,) = (line for line in said if "back to" in line)
-    assert line == "step 3: loss inf, gradient norm nan: back to the checkpoint of step 2, rates x 1"
+    assert line == "step 3: loss inf, gradient norm nan: back to the checkpoint of step 3, rates x 1"
     assert (state.step, state.lr_scale) == (6, 1.0)
     assert all(bool(torch.isfinite(p).all()) for p in trainer.average.tokenizer.parameters())
 
@@ -163,7 +164,7 @@ def test_repeated_divergence_slows_down_and_goes_further_back(images, tmp_path):
     spoil(trainer.tokenizer, {5, 6})
     state = trainer.run()
     steps = [line.split("step ")[-1] for line in said if "back to" in line]
-    assert steps == ["4, rates x 1", "2, rates x 0.5"]
+    assert steps == ["5, rates x 1", "3, rates x 0.5"]
     assert (state.step, state.lr_scale) == (6, 0.5)
 
 
@@ -193,7 +194,7 @@ def test_a_larger_budget_continues_a_finished_run(images, tmp_path):
 def test_minutes_are_a_budget_too(images, tmp_path):
     trainer = train(replace(RECIPE, steps=0, minutes=0.01), images, tmp_path)
     assert trainer.state.elapsed >= 0.6
-    assert trainer.state.phase == 1
+    assert trainer.state.progress(trainer.recipe) >= 1
 
 
 def test_schedule():
@@ -271,7 +272,7 @@ def test_a_checkpoint_of_another_model_is_refused(images, tmp_path):
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(images, tmp_path):
     train(RECIPE, images, tmp_path)
     (checkpoint.saved(tmp_path)[-1] / "average.safetensors").write_bytes(b"damaged")
-    assert trainer_of(RECIPE, images, tmp_path).state.step == 4
+    assert trainer_of(RECIPE, images, tmp_path).state.step == 5
 
 
 def test_half_a_checkpoint_is_none(images, tmp_path):
@@ -291,3 +292,32 @@ def test_what_makes_no_sense_is_refused(images, tmp_path):
         train(replace(RECIPE, phases=(replace(RECIPE.phases[0], trainable=("dekoder",)),)), images, tmp_path)
     with pytest.raises(InputError, match=r"24 training images .* a batch takes 25"):
         train(replace(RECIPE, phases=(replace(RECIPE.phases[0], views=(View(32, 25),)),)), images, tmp_path)
+
+
+def test_a_missing_tensorboard_is_said_once(images, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    said = []
+    train(RECIPE, images, tmp_path, validation=images, log=RunLog(tmp_path, said.append, quiet=True))
+    assert said[0] == "tensorboard is not installed: scalars go to log.jsonl only"
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_tensorboard_gets_scalars_and_pictures(images, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = RunLog(tmp_path, [].append, quiet=True)
+    train(replace(RECIPE, steps=10), images, tmp_path, validation=images, log=log)
+    log.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {"train/loss_l2", "train/psnr_4", "val/usage", "val/psnr/2"} <= set(events.Tags()["scalars"])
+    (*_, grid) = events.Images("val/reconstructions")
+    assert (grid.width, grid.height) == (4 * 32, 4 * 32)
+
+
+def test_the_progress_line(tmp_path):
+    log = RunLog(tmp_path, [].append, quiet=True)
+    lines = []
+    log._bar.set_description_str = lines.append
+    row = {"progress": 0.25, "elapsed": 1200.0}
+    log.trained(7, 8, {"loss_l2": 0.5, "loss_gan": 0.25, "psnr_64": 20.0, "psnr_8": 18.123}, row)
+    assert lines[0].startswith("step 7 loss 0.75000 dB 8:18.12 64:20.00 | ")
+    assert lines[0].endswith(" images/s, 1:00:00 left")

@@ -28,7 +28,7 @@ def test_muon_step_has_a_root_mean_square_of_a_fifth():
     weight = nn.Parameter(torch.zeros(64, 16))
     weight.grad = torch.randn(64, 16) * 1e-3
     Muon([weight], lr=0.1).step()
-    assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.02, rel=0.15)
+    assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.02, rel=0.2)
     assert float((weight.detach() * weight.grad).sum()) < 0
 
 
