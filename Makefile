@@ -24,12 +24,13 @@ lint: $(VENV)/.dev
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz/fuzz_container.py
 
-# torch and torchvision come as a pair, from the CPU index (200 MB) where it can be reached and there is no NVIDIA GPU.
+# torch and torchvision only work as a pair of one origin: from PyTorch's CPU index (200 MB) where there is no NVIDIA GPU
+# and it can be reached, else from PyPI.
 $(VENV)/.core: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	nvidia-smi >/dev/null 2>&1 \
 	  || $(BIN)/pip install --quiet --retries 0 --timeout 20 --index-url $(TORCH_INDEX) torch torchvision 2>/dev/null \
-	  || true
+	  || $(BIN)/pip install --quiet torch torchvision
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	touch $@
 
