@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +57,10 @@ class Group:
         if self.size == 1:
             return module
         return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
+
+    def apart(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Backward passes inside only add up; the next one outside takes the mean over the processes."""
+        return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def local_device(device: torch.device) -> torch.device:

@@ -21,6 +21,8 @@ class RunLog:
         run.mkdir(parents=True, exist_ok=True)
         self._say = say
         self._file = (run / "log.jsonl").open("a")
+        self._smooth: dict[str, float] = {}
+        self._clock = time.monotonic()
         self._bar = tqdm(total=100, disable=None if not quiet else True, bar_format="{percentage:5.1f}% {desc}")
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -50,37 +52,29 @@ class RunLog:
         if self._board is not None:
             self._board.add_image(name, image, step)
 
-    def progress(self, part: float, text: str) -> None:
-        self._bar.n = 100 * min(part, 1.0)
-        self._bar.set_description_str(text)
+    def trained(self, step: int, images: int, measured: dict[str, float], row: dict[str, Any]) -> None:
+        """After a step over `images` images: the progress line, smoothed, and every tenth step a line of log.jsonl.
+
+        measured: "loss_*", "psnr_TOKENS" in dB and others. row: "progress" 0 to 1, "elapsed" in seconds and others.
+        """
+        now = time.monotonic()
+        rate = images / max(now - self._clock, 1e-9)
+        self._clock = now
+        for name, value in (measured | {"images_per_second": rate}).items():
+            self._smooth[name] = 0.9 * self._smooth.get(name, value) + 0.1 * value
+        if step % 10 == 0:
+            self.record("train", step, {**row, **self._smooth})
+        left = timedelta(seconds=round(row["elapsed"] * (1 - row["progress"]) / max(row["progress"], 1e-9)))
+        qualities = sorted((int(k[5:]), v) for k, v in self._smooth.items() if k.startswith("psnr_"))
+        decibels = " ".join(f"{tokens}:{value:.2f}" for tokens, value in qualities)
+        loss = sum(value for name, value in self._smooth.items() if name.startswith("loss_"))
+        self._bar.n = 100 * min(row["progress"], 1.0)
+        self._bar.set_description_str(
+            f"step {step} loss {loss:.5f} dB {decibels} | {self._smooth['images_per_second']:.1f} images/s, {left} left"
+        )
 
     def close(self) -> None:
         self._bar.close()
         self._file.close()
         if self._board is not None:
             self._board.close()
-
-
-class Meter:
-    """Smooths what the training steps report, for the progress line and log.jsonl."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, float] = {}
-        self._clock = time.monotonic()
-
-    def note(self, values: dict[str, float], images: int) -> None:
-        """The means of one step over `images` images; its own clock gives the images per second."""
-        now = time.monotonic()
-        rate = images / max(now - self._clock, 1e-9)
-        self._clock = now
-        for name, value in (values | {"images_per_second": rate}).items():
-            self.values[name] = 0.9 * self.values.get(name, value) + 0.1 * value
-
-    def line(self, step: int, elapsed: float, progress: float) -> str:
-        """ "step 1200 loss 0.01234 dB 32:19.31 128:20.70 | 51.3 images/s, 1:02:03 left"."""
-        left = round(elapsed * (1 - progress) / max(progress, 1e-9))
-        qualities = sorted((int(k[5:]), v) for k, v in self.values.items() if k.startswith("psnr_"))
-        decibels = " ".join(f"{tokens}:{value:.2f}" for tokens, value in qualities)
-        loss = sum(value for name, value in self.values.items() if name.startswith("loss_"))
-        rate = self.values.get("images_per_second", 0.0)
-        return f"step {step} loss {loss:.5f} dB {decibels} | {rate:.1f} images/s, {timedelta(seconds=left)} left"

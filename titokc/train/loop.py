@@ -28,7 +28,7 @@ from titokc.train.augment import Batch, Sampler
 from titokc.train.data import ImageSet
 from titokc.train.discriminator import Adversary
 from titokc.train.distributed import Group
-from titokc.train.log import Meter, RunLog
+from titokc.train.log import RunLog
 from titokc.train.proxy import ProxyCodes
 from titokc.train.recipes import Phase, Recipe
 from titokc.train.state import State, phase_at, phase_progress, rate_factor
@@ -96,7 +96,6 @@ class Trainer:
         self._trained: list[nn.Parameter] = []
         self._pass: nn.Module = losses.Pass(tokenizer)
         self._squares: dict[int, Tensor] = {}
-        self._meter = Meter()
         self._failures = 0
         self._saved_at = (0, 0.0)
         self._stop = False
@@ -119,6 +118,7 @@ class Trainer:
                 phase = phase_at(self.recipe, self.state.progress(self.recipe))
                 if phase > self.state.phase:
                     self._enter(phase, fresh=True)
+                    self.save()
                 if not self._step():
                     continue
                 last_val = (self.state.val_step, self.state.val_elapsed)
@@ -252,7 +252,8 @@ class Trainer:
         recipe, phase = self.recipe, self._phase
         shown = torch.tensor(token_counts(self.tokenizer))
         found = {f"{name}/{count}": 0.0 for name in ("decibels", "images") for count in shown.tolist()}
-        images = batch.images.to(self.device, non_blocking=True)
+        pinned = batch.images.pin_memory() if self.device.type == "cuda" else batch.images
+        images = pinned.to(self.device, non_blocking=True)
         counts = self._token_counts(batch.draws)
         with_gan = bool(phase.losses.gan) and phase_progress(recipe, self.state) >= phase.losses.gan_start
         outputs: list[Tensor] = []
@@ -261,8 +262,7 @@ class Trainer:
             part = images[start : start + micro]
             kept = None if counts is None else counts[start : start + micro]
             last = start + micro >= len(images)
-            spread = isinstance(self._pass, nn.parallel.DistributedDataParallel)
-            with self._pass.no_sync() if spread and not last else nullcontext():  # type: ignore[operator]
+            with nullcontext() if last else self.group.apart(self._pass):
                 with self._casting():
                     made, quantizer_loss = self._pass(
                         part, None if kept is None else kept.to(self.device), bool(phase.losses.codes)
@@ -398,23 +398,19 @@ class Trainer:
             self.save()
 
     def _note(self, total: dict[str, float], terms: dict[str, float], taken: int, norm: float, revived: int) -> None:
-        """The progress line after every step, log.jsonl after every tenth."""
         if self._log is None:
             return
-        values = {f"loss_{name}": value for name, value in terms.items()} | {"gradient_norm": norm}
-        values |= {name: value for name, value in total.items() if name.startswith("discriminator_")}
+        measured = {f"loss_{name}": value for name, value in terms.items()} | {"gradient_norm": norm}
+        measured |= {name: value for name, value in total.items() if name.startswith("discriminator_")}
         for count in token_counts(self.tokenizer):
             if images := total[f"images/{count}"]:
-                values[f"psnr_{count}"] = total[f"decibels/{count}"] / images
-        self._meter.note(values, taken)
-        state, progress = self.state, self.state.progress(self.recipe)
-        self._log.progress(progress, self._meter.line(state.step, state.elapsed, progress))
+                measured[f"psnr_{count}"] = total[f"decibels/{count}"] / images
+        state = self.state
+        row = {"phase": self._phase.name, "progress": state.progress(self.recipe), "elapsed": round(state.elapsed, 1)}
+        row |= {f"lr_{name}": optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
+        self._log.trained(state.step, taken, measured, row | {"images": state.images})
         if revived:
             self._log.record("revived", state.step, {"entries": revived})
-        if state.step % 10 == 0:
-            row = {"phase": self._phase.name, "progress": round(progress, 5), "elapsed": round(state.elapsed, 1)}
-            rates = {f"lr_{name}": o.param_groups[0]["lr"] for name, o in self.optimizers.items()}
-            self._log.record("train", state.step, {**row, "images": state.images, **rates, **self._meter.values})
 
     def _say(self, text: str, **values: Any) -> None:
         if self._log is not None:

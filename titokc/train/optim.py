@@ -38,7 +38,7 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(weight)
                 momentum = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                update = weight.grad.lerp(momentum, group["momentum"])
+                update = weight.grad.lerp(momentum, group["momentum"]).bfloat16()
                 parts = 3 if weight.shape[0] == 3 * weight.shape[1] else 1
                 for part, grad in zip(weight.chunk(parts), update.chunk(parts), strict=True):
                     by_shape.setdefault(tuple(part.shape), []).append((part, grad))
@@ -57,7 +57,9 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
-        x = 3.4445 * x + torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315) @ x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        polynomial.diagonal(dim1=1, dim2=2).add_(3.4445)
+        x = polynomial @ x
     return x.mT if tall else x
 
 
