@@ -13,20 +13,19 @@ from titokc.bench.codecs import WebP
 from titokc.bench.images import load
 from titokc.bench.search import Found, best_files, enlarged
 
-PHOTOS = ("kodim03.png", "kodim07.png", "kodim15.png", "kodim23.png")
 TOKENS = (32, 64, 128)
 SIDE, GAP, CAPTION = 224, 4, 22
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kodak", type=Path)
-    parser.add_argument("-o", "--output", type=Path, default=Path("bench/figures/kodak-256.png"))
+    parser.add_argument("photos", type=Path, nargs="+")
+    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     codec = titokc.Codec()
     rows = []
-    for name in PHOTOS:
-        photo = load(arguments.kodak / name, "center-square-256")
+    for path in arguments.photos:
+        photo = load(path, "center-square-256")
         panels = [(photo, "original")]
         for tokens in TOKENS:
             data = codec.encode(photo, tokens=tokens)
