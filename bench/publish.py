@@ -80,7 +80,7 @@ def tables() -> str:
     return "\n".join(
         [
             "Kodak, 24 photos, centre square at 256x256; whole files counted; mean PSNR and SSIM. Every baseline at",
-            "its best: all sensible downscales, filters and qualities, the best file that fits (`titokc bench kodak/`).",
+            "its best: all sensible downscales, filters, qualities, the best file that fits (`titokc bench kodak/`).",
             "",
             *equal_bytes(kodak, COLUMNS),
             "",
