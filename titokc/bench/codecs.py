@@ -136,7 +136,7 @@ def _luminance_table(quality: int) -> list[int]:
 def _webp_quality(step: float) -> float:
     """The quality that makes libwebp's base quantiser `step` (0 is finest, 127 coarsest; src/enc/quant_enc.c)."""
     linear = max(0.0, 1 - (step + 0.5) / 127) ** 3
-    return round(100 * (linear * 1.5 if linear < 0.5 else (linear + 1) / 2), 4)
+    return float(f"{100 * (linear * 1.5 if linear < 0.5 else (linear + 1) / 2):.6g}")
 
 
 class WebP(Format):

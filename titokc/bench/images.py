@@ -36,8 +36,9 @@ def load(path: Path, crop: str) -> Image.Image:
         return picture
     width, height = picture.size
     side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+    left, top = (width - side) // 2, (height - side) // 2
+    square = picture.crop((left, top, left + side, top + side))
+    return square.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
 def digest(picture: Image.Image) -> str:

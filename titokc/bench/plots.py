@@ -53,7 +53,7 @@ def draw(summary: dict[str, Any], name: str, formats: Sequence[str] = ("png", "s
     if per_pixel := _bpp_of_a_byte(summary["groups"]):
         above = axes.secondary_xaxis("top", functions=(_times(per_pixel), _times(1 / per_pixel)))
         above.set_xlabel("bits per pixel")
-        above.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        above.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
         above.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.3g}"))
         above.xaxis.set_minor_formatter(ticker.NullFormatter())
     files = {}

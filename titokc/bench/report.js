@@ -40,8 +40,6 @@ const file = (image, side) => image.files[side]?.[control("budget").value];
 
 function picture(image, side) {
   const element = document.createElement("img");
-  element.width = image.width;
-  element.height = image.height;
   element.alt = side;
   const source = side === "original" ? image.original : file(image, side)?.uri;
   if (source) element.src = source;
@@ -62,6 +60,7 @@ function card(image) {
   const figure = document.createElement("figure");
   const pair = document.createElement("div");
   pair.className = "pair";
+  pair.style.aspectRatio = `${image.width} / ${image.height}`;
   const under = picture(image, right), over = picture(image, left);
   over.className = "over";
   const slider = document.createElement("input");

@@ -159,7 +159,7 @@ class _Bench:
 
     def _keys(self, name: str, codec: Codec) -> list[Key]:
         keys: list[Key] = [(name, codec.name, EQUAL_BYTES, budget) for budget in self.settings.budgets]
-        return keys if isinstance(codec, TitokModel) else [*keys, (name, codec.name, FLOOR, None)]
+        return [*keys, (name, codec.name, FLOOR, None)] if isinstance(codec, Format) else keys
 
     def _missing(self, key: Key) -> bool:
         row = self.rows.get(key)
@@ -206,6 +206,7 @@ class _Bench:
                 return str(error)
         assert isinstance(codec, Format | Placeholder)
         if budget is None:
+            assert isinstance(codec, Format)
             found = self.cache.floor_file(codec, original)
         else:
             found = self.cache.best_files(codec, original, [budget])[budget]
@@ -293,7 +294,8 @@ def _search(path: Path, crop: str, spec: str, budgets: Sequence[int], cache: Pat
     except InputError:
         return
     Cache(cache).best_files(codec, original, budgets)
-    Cache(cache).floor_file(codec, original)
+    if isinstance(codec, Format):
+        Cache(cache).floor_file(codec, original)
 
 
 @contextmanager

@@ -57,14 +57,10 @@ def best_files(
     return {budget: search.best(budget) for budget in sorted(set(budgets))}
 
 
-def floor_file(codec: Format | Placeholder, image: Image.Image) -> Found:
-    """The smallest file that the codec makes without reducing the picture first."""
-    if isinstance(codec, Format):
-        size = {"width": image.width, "height": image.height, "filter": "lanczos", "quality": codec.ladder[0]}
-        points = [size | variant for variant in codec.variants]
-    else:
-        points = list(codec.points)
-    files = [(codec.encode(image, point), point) for point in points]
+def floor_file(codec: Format, image: Image.Image) -> Found:
+    """The smallest file that the format makes without reducing the picture first."""
+    size = {"width": image.width, "height": image.height, "filter": "lanczos", "quality": codec.ladder[0]}
+    files = [(codec.encode(image, size | variant), size | variant) for variant in codec.variants]
     data, point = min(files, key=lambda file: len(file[0]))
     return _measured(codec, image, point, data)
 
@@ -314,7 +310,7 @@ class Cache:
             self._write(codec, image, known)
         return {budget: _from_json(known[str(budget)]) for budget in budgets}
 
-    def floor_file(self, codec: Format | Placeholder, image: Image.Image) -> Found | Impossible:
+    def floor_file(self, codec: Format, image: Image.Image) -> Found | Impossible:
         """As the function of the same name."""
         known = self._read(codec, image)
         if "floor" not in known:

@@ -1,0 +1,216 @@
+"""The codecs under test and the search for a baseline's best file."""
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("scipy")
+
+from titokc.bench import codecs, search
+from titokc.bench.codecs import BASELINES, Format, missing, open_codec, reduced
+from titokc.bench.metrics import psnr
+from titokc.bench.search import Cache, Found, Impossible, best_files, coarse_sides, enlarged, floor_file
+from titokc.errors import UsageError
+
+PRESENT = [name for name in BASELINES if missing(name) is None]
+FORMATS = [name for name in PRESENT if issubclass(BASELINES[name], Format)]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats_encode_a_reduced_picture(name, photo):
+    codec = open_codec(name)
+    point = {"width": 24, "height": 16, "filter": "lanczos", "quality": codec.ladder[-1]}
+    for variant in codec.variants:
+        data = codec.encode(photo(), point | variant)
+        picture = codec.decode(data)
+        assert (picture.mode, picture.size) == ("RGB", (24, 16))
+        assert data == codec.encode(photo(), point | variant)
+        assert psnr(photo().resize((24, 16), Image.Resampling.LANCZOS), picture) > 15
+    assert codec.version
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_files_grow_along_the_ladder(name, photo):
+    codec = open_codec(name)
+    point = {"width": 48, "height": 32, "filter": "lanczos"} | codec.variants[0]
+    sizes = [
+        len(codec.encode(photo(), point | {"quality": quality})) for quality in codec.ladder[:: len(codec.ladder) // 4]
+    ]
+    assert sizes == sorted(sizes)
+    assert list(codec.ladder) == sorted(set(codec.ladder))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats_take_a_single_pixel(name):
+    codec = open_codec(name)
+    point = {"width": 1, "height": 1, "filter": "lanczos", "quality": codec.ladder[0]} | codec.variants[-1]
+    assert codec.decode(codec.encode(Image.new("RGB", (40, 30), "teal"), point)).size == (1, 1)
+
+
+def test_webp_has_a_quality_for_each_quantiser():
+    assert len(codecs.WebP.ladder) == 128
+    assert codecs.WebP.ladder[0] == 0
+    assert codecs.WebP.ladder[-1] > 98
+
+
+def test_one_quantisation_table_saves_67_bytes(photo):
+    codec = codecs.JPEG()
+    point = {"width": 96, "height": 64, "filter": "lanczos", "quality": 1}
+    one, two = (codec.encode(photo(), point | {"tables": count}) for count in (1, 2))
+    with Image.open(io.BytesIO(one)) as a, Image.open(io.BytesIO(two)) as b:
+        assert a.quantization[0] == b.quantization[0]
+    assert len(one) <= len(two) - 60
+
+
+@pytest.mark.skipif("jpeg2000" not in PRESENT, reason="Pillow without JPEG 2000")
+def test_jpeg2000_spends_no_bytes_on_the_encoders_name(photo):
+    codec = codecs.JPEG2000()
+    point = {"width": 96, "height": 64, "filter": "lanczos", "quality": 1.0, "more": 0}
+    data = codec.encode(photo(), point)
+    assert data.startswith(b"\xff\x4f\xff\x51")
+    assert b"OpenJPEG" not in data
+
+
+@pytest.mark.parametrize("name", [name for name in ("thumbhash", "blurhash") if name in PRESENT])
+def test_placeholders(name, photo, capsys):
+    codec = open_codec(name)
+    data = codec.encode(photo(), codec.points[-1])
+    assert len(data) <= 170
+    picture = enlarged(codec.decode(data), (96, 64), "bicubic")
+    assert psnr(photo(), picture) > 9
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif("blurhash" not in PRESENT, reason="needs blurhash-python")
+def test_blurhash_file_sizes():
+    codec = open_codec("blurhash")
+    image = Image.new("RGB", (8, 8), "teal")
+    assert [len(codec.encode(image, {"x": x, "y": y})) for x, y in ((1, 1), (4, 3), (9, 9))] == [6, 28, 166]
+
+
+def test_names_of_models():
+    assert open_codec("mine=some/where").name == "mine"
+    assert open_codec("runs/model-2").name == "model-2"
+    for spec in ("x/webp", "../x=model", "original=model", ".."):
+        with pytest.raises(UsageError, match="cannot be the name of a model"):
+            open_codec(spec)
+
+
+def test_a_baseline_that_is_missing_says_why(monkeypatch):
+    monkeypatch.setattr(codecs.shutil, "which", lambda _: None)
+    monkeypatch.setattr(codecs.util, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match="neither pillow-jxl-plugin nor cjxl"):
+        open_codec("jpegxl")
+    with pytest.raises(UsageError, match="package thumbhash is not installed"):
+        open_codec("thumbhash")
+
+
+def test_jpeg_xl_distance():
+    """libjxl's JxlEncoderDistanceFromQuality."""
+    assert [codecs._jxl_distance(quality) for quality in (100, 90, 30, 0)] == pytest.approx([0.1, 1.0, 6.4, 25])
+    assert codecs._jxl_distance(20) == pytest.approx(9.0667, abs=1e-3)
+
+
+def test_reduced_keeps_the_aspect_ratio():
+    assert reduced((768, 512), 48) == (48, 32)
+    assert reduced((512, 768), 50) == (33, 50)
+    assert reduced((1000, 1), 10) == (10, 1)
+
+
+def test_sizes_that_the_search_starts_with():
+    sides = coarse_sides((256, 256))
+    assert sides[:8] == [4, 5, 6, 7, 8, 9, 10, 11]
+    assert {16, 32, 48, 64, 256} <= set(sides)
+    assert {24, 48, 72} <= set(coarse_sides((768, 512)))  # 16 and 32 rows, 48 rows
+    assert coarse_sides((1, 1)) == [1]
+
+
+def test_the_projected_error_is_the_real_one(photo):
+    image = photo(80, 60)
+    size = search._Size(np.asarray(image, np.float64).transpose(2, 0, 1), (20, 15))
+    small = image.resize((20, 15), Image.Resampling.BOX)
+    real = max(psnr(image, enlarged(small, image.size, way)) for way in search.ENLARGERS)
+    assert size.psnr(small) == pytest.approx(real, abs=0.03)
+    assert size.bound > size.psnr(small)
+
+
+def everything(codec, image, budget):
+    """The best PSNR of all sizes, filters, variants and qualities."""
+    best = 0.0
+    for side in range(search.SMALLEST_SIDE, max(image.size) + 1):
+        for kind, variant in itertools.product(codecs.RESAMPLING, codec.variants):
+            width, height = reduced(image.size, side)
+            small = image.resize((width, height), codecs.RESAMPLING[kind])
+            for quality in codec.ladder:
+                data = codec.save(small, variant | {"quality": quality})
+                if len(data) <= budget:
+                    decoded = codec.decode(data)
+                    best = max(best, *(psnr(image, enlarged(decoded, image.size, way)) for way in search.ENLARGERS))
+    return best
+
+
+def test_the_search_finds_what_trying_everything_finds(photo):
+    image, codec = photo(20, 14), codecs.WebP()
+    codec.ladder = codec.ladder[::6]
+    found = best_files(codec, image, [64])[64]
+    assert found.psnr == pytest.approx(everything(codec, image, 64), abs=0.02)
+    assert len(found.data) <= 64
+    assert codec.encode(image, found.point) == found.data
+    assert psnr(image, enlarged(codec.decode(found.data), image.size, found.enlarge)) == found.psnr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "budget", "seed"), [("webp", 110, 1), ("webp", 80, 2), ("jpeg", 300, 1), ("jpeg2000", 170, 3)]
+)
+def test_the_search_loses_nothing_on_larger_pictures(name, budget, seed, photo):
+    image, codec = photo(64, 48, seed), open_codec(name)
+    assert best_files(codec, image, [budget])[budget].psnr > everything(codec, image, budget) - 0.05
+
+
+def test_what_is_found_does_not_depend_on_other_budgets(photo):
+    codec = codecs.WebP()
+    alone = best_files(codec, photo(), [90])[90]
+    assert best_files(codec, photo(), [60, 90, 200])[90] == alone
+
+
+def test_a_budget_below_the_format_is_impossible(photo):
+    found = best_files(codecs.JPEG(), photo(), [100])[100]
+    assert isinstance(found, Impossible)
+    assert 150 < found.smallest < 300
+
+
+def test_the_floor_is_the_smallest_file_at_native_size(photo):
+    codec = codecs.JPEG()
+    found = floor_file(codec, photo())
+    assert found.point == {"width": 96, "height": 64, "filter": "lanczos", "quality": 1, "tables": 1}
+    assert codec.decode(found.data).size == (96, 64)
+
+
+@pytest.mark.skipif("blurhash" not in PRESENT, reason="needs blurhash-python")
+def test_placeholders_are_searched_over_all_points(photo):
+    found = best_files(open_codec("blurhash"), photo(), [5, 30, 1000])
+    assert isinstance(found[5], Impossible)
+    assert len(found[30].data) <= 30
+    assert found[1000].psnr >= found[30].psnr
+
+
+def test_searches_are_kept_on_disk(photo, tmp_path, monkeypatch):
+    codec, image = codecs.WebP(), photo(24, 16)
+    first = Cache(tmp_path).best_files(codec, image, [60, 100])
+    monkeypatch.setattr(codecs.WebP, "save", lambda *_: pytest.fail("searched again"))
+    assert Cache(tmp_path).best_files(codec, image, [100, 60]) == first
+    assert isinstance(first[60], Found)
+    with pytest.raises(BaseException, match="searched again"):
+        Cache(tmp_path).best_files(codec, image, [101])
+
+
+def test_a_damaged_cache_is_searched_again(photo, tmp_path):
+    codec, image = codecs.WebP(), photo(24, 16)
+    first = Cache(tmp_path).best_files(codec, image, [60])
+    for path in tmp_path.rglob("*.json"):
+        path.write_text("{")
+    assert Cache(tmp_path).best_files(codec, image, [60]) == first
