@@ -29,7 +29,8 @@ fuzz: $(VENV)/.dev
 $(VENV)/.core: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	nvidia-smi >/dev/null 2>&1 \
-	  || $(BIN)/pip install --quiet --retries 0 --timeout 20 --index-url $(TORCH_INDEX) torch torchvision 2>/dev/null \
+	  || { $(BIN)/pip install --quiet --retries 0 --timeout 20 --index-url $(TORCH_INDEX) torch torchvision 2>/dev/null \
+	    && $(BIN)/python -c "import torchvision" 2>/dev/null; } \
 	  || $(BIN)/pip install --quiet torch==2.14.1 torchvision==0.29.1
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	touch $@
