@@ -1,16 +1,14 @@
 """Pictures <-> tokens <-> `.tok` bytes: the one module that joins a model with the container.
 
-`titokc.imaging` and `titokc.tiling` make the model's square inputs, `titokc.weights` finds the model. One picture and
-many take the same path: tiles of all pictures run through the model in batches, results come out in order. torch is
+`titokc.imaging` and `titokc.tiling` make the model's square inputs, `titokc.weights` finds the model,
+`titokc.inference` runs it, and `titokc.pipeline` takes one picture and many through it on the same path. torch is
 imported when the first picture reaches a model, so that what cannot be decoded is refused without it.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -34,10 +32,10 @@ from titokc.errors import (
     LimitExceededError,
     ModelMismatchError,
     ModelNotFoundError,
-    TitokcError,
     UsageError,
 )
 from titokc.files import read_bytes
+from titokc.pipeline import Job, run
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -145,7 +143,7 @@ class Codec:
                 return imaging.to_rgb(picture, background=background, limits=self.limits)
             return imaging.read_picture(picture, background=background, limits=self.limits)
 
-        def start(image: Image.Image) -> _Job:
+        def start(image: Image.Image) -> Job:
             from titokc import tiling
 
             tokenizer = self.tokenizer
@@ -169,12 +167,12 @@ class Codec:
                 return payload if form == "bare" else to_text(payload).encode("ascii")
 
             inputs = tiling.cut(image, (header.rows, header.columns), tokenizer.image_size)
-            return _Job(tokenizer, header.tokens_per_tile, header.tiles, inputs, finish)
+            return Job((tokenizer, header.tokens_per_tile), header.tiles, inputs, finish)
 
         def check() -> None:
             _check_tokens(self.tokenizer, tokens)
 
-        return self._run(pictures, read, check, start, self._encode_tiles, return_errors)
+        return run(pictures, read, check, start, self._encode_tiles, self.batch_size, return_errors)
 
     def decode_many(
         self,
@@ -202,7 +200,7 @@ class Codec:
                 return unpack(data, partial=partial, limits=self.limits)
             return data if form == "bare" else from_text(data.decode("ascii", "replace").strip())
 
-        def start(content: tuple[Header, list[int]] | bytes) -> _Job:
+        def start(content: tuple[Header, list[int]] | bytes) -> Job:
             from titokc import imaging, tiling
 
             if isinstance(content, bytes):
@@ -215,9 +213,8 @@ class Codec:
             tokenizer = self._tokenizer_for(header)
             if max(indices) >= tokenizer.codebook_size:
                 raise ContainerError(f"index {max(indices)}: {tokenizer.name} has {tokenizer.codebook_size} codes")
-            return _Job(
-                tokenizer,
-                header.tokens_per_tile,
+            return Job(
+                (tokenizer, header.tokens_per_tile),
                 header.tiles,
                 inputs=(indices[tile :: header.tiles] for tile in range(header.tiles)),
                 finish=lambda decoded: tiling.assemble(decoded, grid, target),
@@ -229,57 +226,7 @@ class Codec:
             if form != "tok" or self.model is not None:
                 _ = self.tokenizer
 
-        return self._run(files, read, check, start, self._decode_codes, return_errors)
-
-    def _run(
-        self,
-        sources: Iterable[Any],
-        read: Callable[[Any], Any],
-        check: Callable[[], None],
-        start: Callable[[Any], _Job],
-        model: Callable[[Tokenizer, int, list[Any]], list[Any]],
-        return_errors: bool,
-    ) -> Iterator[Any]:
-        """Reads each source, starts a job for it, and sends all their inputs through the model in batches.
-
-        `check` is called once a source could be read, and raises what concerns the codec itself and no single source.
-        """
-        jobs: deque[_Job | TitokcError] = deque()
-        waiting: list[tuple[_Job, Any]] = []
-
-        def attempt(step: Callable[[Any], Any], source: Any) -> Any:
-            try:
-                return step(source)
-            except TitokcError as error:
-                if return_errors:
-                    return error
-                raise
-
-        def flush() -> None:
-            if waiting:
-                first = waiting[0][0]
-                outputs = model(first.tokenizer, first.tokens, [item for _, item in waiting])
-                for (job, _), output in zip(waiting, outputs, strict=True):
-                    job.outputs.append(job.collect(output, len(job.outputs)))
-                waiting.clear()
-
-        for source in sources:
-            job = attempt(read, source)
-            if not isinstance(job, TitokcError):
-                check()
-                job = attempt(start, job)
-            jobs.append(job)
-            for item in () if isinstance(job, TitokcError) else job.inputs:
-                if waiting and (waiting[0][0].tokenizer, waiting[0][0].tokens) != (job.tokenizer, job.tokens):
-                    flush()
-                waiting.append((job, item))
-                if len(waiting) == self.batch_size:
-                    flush()
-            while jobs and _is_done(jobs[0]):
-                yield _result(jobs.popleft())
-        flush()
-        while jobs:
-            yield _result(jobs.popleft())
+        return run(files, read, check, start, self._decode_codes, self.batch_size, return_errors)
 
     def _best_header(
         self, image: Image.Image, grid: Grid | None, tokens: int | None, target_size: int, form: str
@@ -389,36 +336,17 @@ class Codec:
             self._loaded[name] = tokenizer
         return self._loaded[name]
 
-    def _encode_tiles(self, tokenizer: Tokenizer, tokens: int, tiles: list[Image.Image]) -> list[list[int]]:
+    def _encode_tiles(self, key: tuple[Tokenizer, int], tiles: list[Image.Image]) -> list[list[int]]:
         from titokc import inference
 
+        tokenizer, tokens = key
         return inference.encode_tiles(tokenizer, tiles, tokens, self.batch_size)
 
-    def _decode_codes(self, tokenizer: Tokenizer, _tokens: int, codes: list[list[int]]) -> list[Image.Image]:
+    def _decode_codes(self, key: tuple[Tokenizer, int], codes: list[list[int]]) -> list[Image.Image]:
         from titokc import inference
 
+        tokenizer, _ = key
         return inference.decode_codes(tokenizer, codes, inference.find_dtype(self.dtype, tokenizer.device))
-
-
-@dataclass
-class _Job:
-    """One picture's way: its inputs go through the model (tokens of each tile fixed), `finish` makes the result."""
-
-    tokenizer: Tokenizer
-    tokens: int
-    count: int
-    inputs: Iterable[Any]
-    finish: Callable[[list[Any]], Any]
-    collect: Callable[[Any, int], Any] = lambda output, _: output
-    outputs: list[Any] = field(default_factory=list)
-
-
-def _is_done(job: _Job | TitokcError) -> bool:
-    return isinstance(job, TitokcError) or len(job.outputs) == job.count
-
-
-def _result(job: _Job | TitokcError) -> Any:
-    return job if isinstance(job, TitokcError) else job.finish(job.outputs)
 
 
 def _check_tokens(tokenizer: Tokenizer, tokens: int | None) -> None:
