@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+REACHED := import urllib.request as u; u.urlopen('$(TORCH_INDEX)/torch/', timeout=10)
 PHOTO ?= bench/samples/coffee.jpg
 
 .PHONY: demo test slow-test lint fuzz clean
@@ -28,10 +29,9 @@ fuzz: $(VENV)/.dev
 # and it can be reached, else from PyPI.
 $(VENV)/.core: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	nvidia-smi >/dev/null 2>&1 \
-	  || { $(BIN)/pip install --quiet --retries 0 --timeout 20 --index-url $(TORCH_INDEX) torch torchvision 2>/dev/null \
-	    && $(BIN)/python -c "import torchvision" 2>/dev/null; } \
-	  || $(BIN)/pip install --quiet torch==2.14.1 torchvision==0.29.1
+	if ! nvidia-smi >/dev/null 2>&1 && $(BIN)/python -c "$(REACHED)" 2>/dev/null; \
+	then $(BIN)/pip install --quiet --index-url $(TORCH_INDEX) torch torchvision; \
+	else $(BIN)/pip install --quiet torch==2.14.1 torchvision==0.29.1; fi
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	touch $@
 
