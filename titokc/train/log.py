@@ -53,7 +53,7 @@ class RunLog:
             self._board.add_image(name, image, step)
 
     def trained(self, step: int, images: int, measured: dict[str, float], row: dict[str, Any]) -> None:
-        """After a step over `images` images: the progress line, smoothed, and every tenth step a line of log.jsonl.
+        """After a step over `images` images: the progress line, smoothed, and every tenth step and last a line in the file.
 
         measured: "loss_*", "psnr_TOKENS" in dB and others. row: "progress" 0 to 1, "elapsed" in seconds and others.
         """
@@ -62,7 +62,7 @@ class RunLog:
         self._clock = now
         for name, value in (measured | {"images_per_second": rate}).items():
             self._smooth[name] = 0.9 * self._smooth.get(name, value) + 0.1 * value
-        if step % 10 == 0:
+        if step % 10 == 0 or row["progress"] >= 1:
             self.record("train", step, {**row, **self._smooth})
         left = timedelta(seconds=round(row["elapsed"] * (1 - row["progress"]) / max(row["progress"], 1e-9)))
         qualities = sorted((int(k[5:]), v) for k, v in self._smooth.items() if k.startswith("psnr_"))
