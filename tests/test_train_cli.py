@@ -88,6 +88,7 @@ def kill_and_compare(data, tmp_path, kills, steps):
     assert last_checkpoint(tmp_path / "killed") == last_checkpoint(tmp_path / "whole")
 
 
+@pytest.mark.timeout(900)
 def test_a_killed_run_ends_bit_equal(data, tmp_path):
     kill_and_compare(data, tmp_path, kills=1, steps=60)
 

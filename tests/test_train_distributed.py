@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from titokc.cli import main
 
+pytestmark = pytest.mark.timeout(900)  # three processes that import torch, on a machine that may be busy
 SETTINGS = (
     "model.encoder.width=16 model.encoder.layers=1 model.encoder.heads=2 model.decoder.width=16 model.decoder.layers=1 "
     "model.decoder.heads=2 model.num_latent_tokens=4 model.codebook_size=16 model.token_size=4 model.image_size=32 "
@@ -51,7 +52,7 @@ def runs(tmp_path_factory):
     ]
     done = CliRunner().invoke(main, [*command, "-o", str(folder / "one")])
     assert done.exit_code == 0, done.output
-    said = [child.communicate(timeout=240)[1] for child in children]
+    said = [child.communicate(timeout=600)[1] for child in children]
     assert [child.returncode for child in children] == [0, 0], said
     assert "val 32 px" in said[0]
     assert "val 32 px" not in said[1]

@@ -53,7 +53,7 @@ class RunLog:
             self._board.add_image(name, image, step)
 
     def trained(self, step: int, images: int, measured: dict[str, float], row: dict[str, Any]) -> None:
-        """After a step over `images` images: the progress line, smoothed, and every tenth step and last a line in the file.
+        """After a step over `images` images: the progress line, smoothed; every tenth step and the last, a row.
 
         measured: "loss_*", "psnr_TOKENS" in dB and others. row: "progress" 0 to 1, "elapsed" in seconds and others.
         """
