@@ -219,9 +219,9 @@ class JPEGXL(Format):
 
     name = "jpegxl"
     suffix = ".jxl"
-    breadth = 6
-    around = (1, 4)
-    ladder = tuple(step / 2 for step in range(191))
+    breadth = 4
+    around = (1, 3)
+    ladder = (*(step / 2 for step in range(61)), *range(32, 97, 2))
     variants = ({"effort": 9}, {"effort": 7})
 
     @staticmethod
