@@ -33,7 +33,7 @@ def main() -> None:
         found = best_files(WebP(), photo, [len(data)])[len(data)]
         if isinstance(found, Found):
             small = WebP().decode(found.data)
-            panels.append((enlarged(small, photo.size, found.enlarger), f"WebP, {len(found.data)} bytes"))
+            panels.append((enlarged(small, photo.size, found.enlarge), f"WebP, {len(found.data)} bytes"))
         rows.append(panels)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     sheet(rows).save(arguments.output, optimize=True)

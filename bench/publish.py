@@ -86,7 +86,7 @@ def tables() -> str:
             "",
             "100 ImageNet photographs that were in no training set, the same way:",
             "",
-            *equal_bytes(val, ("nano", "webp")),
+            *equal_bytes(val, ("nano",)),
             "",
             "Kodak whole, at 768x512, as one tile and as six (`python bench/native.py kodak/`):",
             "",
