@@ -327,7 +327,8 @@ def test_comparing_runs_of_two_models(report):
     assert [(each["before"], each["codec"], each["budget"]) for each in found] == [
         ("tiny", "tiny-2", b) for b in (70, 108, 156, 204)
     ]
-    assert all(each["mean"] == pytest.approx(1) and each["significant"] and each["wins"] == 3 for each in found)
+    assert all(each["mean"] == pytest.approx(1) and each["wins"] == 3 for each in found)
+    assert not any(each["significant"] for each in found)  # three pictures are too few to say so
 
 
 def test_comparing_other_pictures_of_the_same_name_is_refused(report):

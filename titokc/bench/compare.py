@@ -44,7 +44,7 @@ def compare(first: Sequence[Row], second: Sequence[Row]) -> list[dict[str, Any]]
 
 
 def comparison_text(found: Iterable[dict[str, Any]]) -> str:
-    """A table; "*" marks differences whose 95 % interval leaves out 0."""
+    """A table; "*" marks differences whose 95 % interval leaves out 0 (on six pictures or more)."""
     rows = []
     for each in found:
         metric, places = each["metric"], digits(each["metric"])

@@ -9,6 +9,7 @@ import numpy as np
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+FEWEST = 6
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
@@ -42,8 +43,8 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves out 0, on at least six pictures (fewer cannot reach p < 0.05 at all)."""
+        return self.count >= FEWEST and (self.low > 0 or self.high < 0)
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float], higher_is_better: bool = True) -> Difference:
