@@ -200,3 +200,30 @@ def test_weights_are_downloaded_when_allowed_and_checked(weights_file, tmp_path)
 def test_published_files_name_their_hash():
     assert networks.ALEXNET.hash_prefix == "7be5be79"
     assert networks.INCEPTION.hash_prefix == "6726825d"
+
+
+@pytest.mark.slow
+def test_inception_metrics_with_random_weights(monkeypatch, tmp_path, photo):
+    """The plumbing of rFID, KID and patch-FID; the numbers mean nothing."""
+    torch = pytest.importorskip("torch")
+    extractor = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    from titokc.bench import networks as bench_networks
+
+    torch.manual_seed(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(extractor.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        patch.setattr(extractor, "load_state_dict_from_url", lambda *_, **__: None)
+        network = extractor.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    torch.save(network.state_dict(), tmp_path / "inception.pth")
+    monkeypatch.setattr(bench_networks, "find_network", lambda *_, **__: tmp_path / "inception.pth")
+    measures = Measures(["rfid", "kid", "patch_fid"], device="cpu")
+    assert measures.unavailable == {}
+    originals = measures.features([photo(64, 64), photo(96, 64, 1)])
+    assert originals["rfid"].shape == (2, 2048)
+    assert originals["patch_fid"].shape == (2, 2048)
+    others = measures.features([photo(64, 64, 2), photo(96, 64, 3)])
+    same, other = measures.sets(originals, originals), measures.sets(originals, others)
+    assert same["rfid"] == pytest.approx(0, abs=1e-3)
+    assert other["rfid"] > same["rfid"]
+    assert abs(other["kid"]) < 1
+    assert other["vectors"] == {"rfid": 2, "kid": 2, "patch_fid": 2}
