@@ -262,7 +262,8 @@ class JPEGXL(Format):
             command = [program, str(source), str(target), *options]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise InputError(f"{program} failed: {done.stderr.strip().splitlines()[-1:]}")
+                why = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+                raise InputError(f"{program} failed: {why[-1]}")
             return target.read_bytes()
 
 
