@@ -130,7 +130,7 @@ def test_sizes_that_the_search_starts_with():
 
 def test_the_projected_error_is_the_real_one(photo):
     image = photo(80, 60)
-    size = search._Size(np.asarray(image, np.float64).transpose(2, 0, 1), (20, 15))
+    size = search._Size(np.asarray(image, np.float32).transpose(2, 0, 1), (20, 15))
     small = image.resize((20, 15), Image.Resampling.BOX)
     real = max(psnr(image, enlarged(small, image.size, way)) for way in search.ENLARGERS)
     assert size.psnr(small) == pytest.approx(real, abs=0.03)

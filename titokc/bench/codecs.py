@@ -63,8 +63,8 @@ class Format(Codec):
     """A general image format: a point is a picture size, the filter that reduced it to that, and a quality.
 
     `ladder`: values of "quality" in order of growing files. `variants`: further settings, as sets of keys of a point;
-    the first is the one that reaches the smallest files. `breadth` and `around`: how many combinations the search
-    looks at closely, and how many steps of the ladder below and above the expected one; less where files are slow.
+    sizes are chosen with the first one that fits. `breadth` and `around`: how many combinations the search looks at
+    closely, and how many steps of the ladder below and above the expected one; less where files are slow.
     """
 
     ladder: tuple[float, ...]
@@ -222,7 +222,7 @@ class JPEGXL(Format):
     breadth = 4
     around = (1, 3)
     ladder = (*(step / 2 for step in range(61)), *range(32, 97, 2))
-    variants = ({"effort": 9}, {"effort": 7})
+    variants = ({"effort": 7}, {"effort": 9})
 
     @staticmethod
     def present() -> bool:

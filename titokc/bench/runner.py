@@ -315,16 +315,16 @@ def _one_thread_each() -> Iterator[None]:
 
 @contextmanager
 def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_ignore_interrupt)
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_die_of_interrupt)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches the whole group; the parent alone answers it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _die_of_interrupt() -> None:
+    """Ctrl-C reaches the whole group: a worker ends at once and says nothing, the parent reports."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _read_json(path: Path, default: Any) -> Any:

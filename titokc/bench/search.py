@@ -94,7 +94,7 @@ def _enlarging(small: int, large: int, enlarger: str) -> tuple[np.ndarray, np.nd
     """Q [large, small] and R [small, small] with Q R = the matrix by which Pillow enlarges a column of pixels."""
     columns = Image.fromarray(np.eye(small, dtype=np.float32)).resize((small, large), RESAMPLING[enlarger])
     q, r = np.linalg.qr(np.asarray(columns, np.float64))
-    return q, r
+    return q.astype(np.float32), r.astype(np.float32)
 
 
 class _Size:
@@ -105,14 +105,14 @@ class _Size:
     """
 
     def __init__(self, pixels: np.ndarray, size: tuple[int, int]) -> None:
-        """pixels: float64 [3, H, W]; size: (width, height) of the small pictures."""
+        """pixels: float32 [3, H, W]; size: (width, height) of the small pictures."""
         self.count = pixels.size
         self.ways = []
         for way in ENLARGERS:
             q, r = _enlarging(size[1], pixels.shape[1], way)
             p, s = _enlarging(size[0], pixels.shape[2], way)
             inside = q.T @ pixels @ p
-            self.ways.append((r, s, inside, float((pixels**2).sum() - (inside**2).sum())))
+            self.ways.append((r, s, inside, _energy(pixels) - _energy(inside)))
 
     @property
     def bound(self) -> float:
@@ -121,10 +121,12 @@ class _Size:
 
     def psnr(self, small: Image.Image) -> float:
         """PSNR (dB) of this small picture, enlarged by the better filter."""
-        x = np.asarray(small, np.float64).transpose(2, 0, 1)
-        return _decibels(
-            min(((r @ x @ s.T - inside) ** 2).sum() + rest for r, s, inside, rest in self.ways) / self.count
-        )
+        x = np.asarray(small, np.float32).transpose(2, 0, 1)
+        return _decibels(min(_energy(r @ x @ s.T - inside) + rest for r, s, inside, rest in self.ways) / self.count)
+
+
+def _energy(pixels: np.ndarray) -> float:
+    return float(np.square(pixels, dtype=np.float64).sum())
 
 
 def _decibels(mse: float) -> float:
@@ -136,7 +138,7 @@ class Combination(NamedTuple):
 
     side: int
     kind: str
-    variant: int = 0
+    variant: int
 
 
 class _FormatSearch:
@@ -145,7 +147,7 @@ class _FormatSearch:
     def __init__(self, codec: Format, image: Image.Image) -> None:
         self.codec = codec
         self.image = image
-        self.pixels = np.asarray(image, np.float64).transpose(2, 0, 1)
+        self.pixels = np.asarray(image, np.float32).transpose(2, 0, 1)
         self.files: dict[tuple[Combination, int], bytes] = {}
         self.scores: dict[tuple[Combination, int], float] = {}
         self.sizes: dict[int, _Size] = {}
@@ -203,8 +205,11 @@ class _Narrowing:
 
     def best(self) -> Found | Impossible:
         tried = coarse_sides(self.search.image.size)
-        self._try_sides(tried)
-        if not self.steps:
+        for variant in range(len(self.codec.variants)):
+            self._try_sides(tried, variant)
+            if self.steps:
+                break
+        else:
             return Impossible(min(len(data) for data in self.search.files.values()))
         for near in self._leaders():
             at = tried.index(near.side)
@@ -214,7 +219,7 @@ class _Narrowing:
             for kind in RESAMPLING:
                 self._attempt(near._replace(kind=kind), self.steps[near])
         for near in self._leaders()[: self.codec.breadth]:
-            for variant in range(1, len(self.codec.variants)):
+            for variant in range(len(self.codec.variants)):
                 self._attempt(near._replace(variant=variant), self.steps[near])
         finalists = {
             key: self.search.score(*key) for near in self._leaders()[: self.codec.breadth] for key in self._around(near)
@@ -226,11 +231,11 @@ class _Narrowing:
             key=lambda found: found.psnr,
         )
 
-    def _try_sides(self, sides: list[int]) -> None:
+    def _try_sides(self, sides: list[int], variant: int) -> None:
         """From the smallest, until no file fits any more, or larger pictures only get worse."""
         guess, best, past = len(self.codec.ladder) - 1, 0.0, 0
         for side in sides:
-            combination = Combination(side, "lanczos")
+            combination = Combination(side, "lanczos", variant)
             if self.search.bound(side) < best:
                 continue
             if self._attempt(combination, guess):
