@@ -11,21 +11,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from titokc.codec import DEFAULT_BATCH_SIZE
-from titokc.container import DEFAULT_LIMITS
+from titokc.codec import DEFAULT_BATCH_SIZE, Codec
+from titokc.container import DEFAULT_LIMITS, Limits
 from titokc.errors import InputError, OutputError, TitokcError, UsageError
 from titokc.files import reason, write_atomic
 
 STREAM = "-"
 # The codec's forms and the suffixes of their files.
 SUFFIXES = {"tok": ".tok", "bare": ".bin", "base64": ".txt"}
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,32 @@ class Naming:
 
     suffixes: frozenset[str]
     new_suffix: str
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What `batch_options` collects: how the model runs, what is refused, and what is written and said."""
+
+    device: str
+    dtype: str | None
+    batch_size: int
+    threads: int | None
+    limits: Limits
+    skip_existing: bool
+    force: bool
+    as_json: bool
+    quiet: bool
+
+    def codec(self, model: str | None) -> Codec:
+        """The codec that these options ask for; nothing is loaded yet."""
+        return Codec(
+            model,
+            device=self.device,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            threads=self.threads,
+            limits=self.limits,
+        )
 
 
 def plan(inputs: Sequence[str], output: str | None, naming: Naming) -> list[Task]:
@@ -77,30 +103,26 @@ def run(
     convert: Callable[[list[Path | bytes]], Iterator[Any]],
     to_bytes: Callable[[Any, Task], bytes],
     describe: Callable[[bytes, Any], dict[str, Any]],
-    *,
+    options: "BatchOptions",
     check: Callable[[Path], object] = lambda _: None,
-    skip_existing: bool,
-    force: bool,
-    quiet: bool,
-    as_json: bool,
 ) -> int:
     """Converts all tasks through `convert` (results or TitokcErrors, in order), writes, reports; the exit code.
 
-    An existing result is left alone (skipped, or an error, after `check` of its input) unless `force`.
+    An existing result is left alone (skipped, or an error, after `check` of its input) unless `options.force`.
     """
-    if as_json and any(task.target is None and task.problem is None for task in tasks):
+    if options.as_json and any(task.target is None and task.problem is None for task in tasks):
         raise UsageError("--json and the result cannot share standard output")
     outcomes: dict[int, TitokcError | str] = {}
     pending = []
     for number, task in enumerate(tasks):
-        outcome = task.problem or _existing(task, check, skip_existing, force)
+        outcome = task.problem or _existing(task, check, options.skip_existing, options.force)
         if outcome is None:
             pending.append(task)
         else:
             outcomes[number] = outcome
-    report = Report(quiet=quiet, as_json=as_json)
+    report = Report(quiet=options.quiet, as_json=options.as_json)
     results = convert([sys.stdin.buffer.read() if task.source is None else task.source for task in pending])
-    with _progress_bar(len(tasks), quiet) as bar:
+    with _progress_bar(len(tasks), options.quiet) as bar:
         for number, task in enumerate(tasks):
             outcome = outcomes.get(number)
             details: dict[str, Any] = {}
@@ -170,9 +192,16 @@ class Report:
         return self.error_codes.pop() if alone else 1
 
 
-def batch_options(function: Function) -> Function:
-    """The options of every verb that runs a model over files."""
-    options = [
+def batch_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every verb that runs a model over files, given to `function` as `options`, a BatchOptions."""
+    names = {field.name for field in fields(BatchOptions)}
+
+    @wraps(function)
+    def collected(**given: Any) -> Any:
+        options = BatchOptions(**{name: given.pop(name) for name in names})
+        return function(options=options, **given)
+
+    decorators: list[Callable[..., Any]] = [
         click.option(
             "--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
         ),
@@ -196,20 +225,27 @@ def batch_options(function: Function) -> Function:
         click.option("--json", "as_json", is_flag=True, help="One JSON object per file on stdout."),
         click.option("-q", "--quiet", is_flag=True, help="No progress bar and no summary; errors only."),
     ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+    decorated: Callable[..., Any] = collected
+    for decorator in reversed(decorators):
+        decorated = decorator(decorated)
+    return decorated
 
 
-def limit_options(function: Function) -> Function:
-    """--max-pixels and --max-side, the caps on what a picture or header may declare."""
+def limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--max-pixels and --max-side, what a picture or header may declare at most, given to `function` as `limits`."""
+
+    @wraps(function)
+    def collected(max_pixels: int, max_side: int, **given: Any) -> Any:
+        return function(limits=Limits(max_pixels, max_side), **given)
+
+    decorated: Callable[..., Any] = collected
     for name, default, text in (
         ("--max-side", DEFAULT_LIMITS.max_side, "The same for width and for height."),
         ("--max-pixels", DEFAULT_LIMITS.max_pixels, "Refuse pictures with more."),
     ):
         option = click.option(name, metavar="N", type=click.IntRange(1), default=default, show_default=True, help=text)
-        function = option(function)
-    return function
+        decorated = option(decorated)
+    return decorated
 
 
 def form_of(bare: bool, base64: bool) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from titokc.cli.batch import SUFFIXES, Naming, Task, batch_options, form_of, plan, run
-from titokc.container import MAX_FILE_SIZE, Limits, read_header
+from titokc.cli.batch import SUFFIXES, BatchOptions, Naming, Task, batch_options, form_of, plan, run
+from titokc.container import MAX_FILE_SIZE, read_header
 from titokc.files import read_bytes
 
 if TYPE_CHECKING:
@@ -48,28 +48,16 @@ def decode(
     bare: bool,
     base64: bool,
     tiles: str,
-    device: str,
-    dtype: str | None,
-    batch_size: int,
-    threads: int | None,
-    max_pixels: int,
-    max_side: int,
-    skip_existing: bool,
-    force: bool,
-    as_json: bool,
-    quiet: bool,
+    options: BatchOptions,
 ) -> None:
     """.tok files -> pictures.
 
     IN is a file, a folder (its tree is mirrored into OUT), a quoted glob, or - for standard input. OUT's suffix chooses
     the format; without OUT photo.tok becomes photo.png beside it. Files that are no .tok are refused at once.
     """
-    from titokc.codec import Codec
-
     form = form_of(bare, base64)
     tasks = plan(inputs, output, Naming(frozenset({SUFFIXES[form]}), ".png"))
-    limits = Limits(max_pixels, max_side)
-    codec = Codec(model, device=device, dtype=dtype, batch_size=batch_size, threads=threads, limits=limits)
+    codec = options.codec(model)
 
     def convert(sources: list[Path | bytes]) -> Iterator[Any]:
         return codec.decode_many(sources, size=size, partial=partial, form=form, tiles=tiles, return_errors=True)
@@ -81,7 +69,7 @@ def decode(
 
     def check(source: Path) -> None:
         if form == "tok":
-            read_header(read_bytes(source, MAX_FILE_SIZE), partial=partial, limits=limits)
+            read_header(read_bytes(source, MAX_FILE_SIZE), partial=partial, limits=options.limits)
 
     code = run(
         tasks,
@@ -89,9 +77,6 @@ def decode(
         to_bytes,
         describe=lambda data, picture: {"file_bytes": len(data), "width": picture.width, "height": picture.height},
         check=check,
-        skip_existing=skip_existing,
-        force=force,
-        quiet=quiet,
-        as_json=as_json,
+        options=options,
     )
     click.get_current_context().exit(code)

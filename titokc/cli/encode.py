@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from titokc.cli.batch import SUFFIXES, Naming, batch_options, form_of, plan, run
+from titokc.cli.batch import SUFFIXES, BatchOptions, Naming, batch_options, form_of, plan, run
 from titokc.cli.info import header_fields
-from titokc.container import DEFAULT_LIMITS, Limits
+from titokc.container import DEFAULT_LIMITS
 
 
 @click.command()
@@ -34,16 +34,7 @@ def encode(
     bare: bool,
     base64: bool,
     background: str,
-    device: str,
-    dtype: str | None,
-    batch_size: int,
-    threads: int | None,
-    max_pixels: int,
-    max_side: int,
-    skip_existing: bool,
-    force: bool,
-    as_json: bool,
-    quiet: bool,
+    options: BatchOptions,
 ) -> None:
     """Pictures -> .tok files.
 
@@ -53,14 +44,14 @@ def encode(
     """
     from PIL import Image
 
-    from titokc.codec import Codec
     from titokc.imaging import READABLE_SUFFIXES
 
     form = form_of(bare, base64)
     tasks = plan(inputs, output, Naming(READABLE_SUFFIXES, SUFFIXES[form]))
-    limits = Limits(max_pixels, max_side)
-    Image.MAX_IMAGE_PIXELS = max(max_pixels, DEFAULT_LIMITS.max_pixels)  # Pillow's own limit would come first
-    codec = Codec(model, device=device, dtype=dtype, batch_size=batch_size, threads=threads, limits=limits)
+    Image.MAX_IMAGE_PIXELS = max(
+        options.limits.max_pixels, DEFAULT_LIMITS.max_pixels
+    )  # Pillow's own limit would come first
+    codec = options.codec(model)
 
     def convert(sources: list[Path | bytes]) -> Iterator[Any]:
         return codec.encode_many(
@@ -77,10 +68,7 @@ def encode(
         tasks,
         convert,
         to_bytes=lambda data, _: data,
-        describe=lambda data, _: header_fields(data, limits) if form == "tok" else {"file_bytes": len(data)},
-        skip_existing=skip_existing,
-        force=force,
-        quiet=quiet,
-        as_json=as_json,
+        describe=lambda data, _: header_fields(data, options.limits) if form == "tok" else {"file_bytes": len(data)},
+        options=options,
     )
     click.get_current_context().exit(code)

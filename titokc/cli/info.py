@@ -38,10 +38,9 @@ def header_fields(data: bytes, limits: Limits) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--tokens", "show_tokens", is_flag=True, help="The token indices too, in file order.")
 @limit_options
-def info(file: str, as_json: bool, show_tokens: bool, max_pixels: int, max_side: int) -> None:
+def info(file: str, as_json: bool, show_tokens: bool, limits: Limits) -> None:
     """What a .tok file says about itself, after all its checks."""
     data = _read(file)
-    limits = Limits(max_pixels, max_side)
     fields = header_fields(data, limits)
     if show_tokens:
         fields["tokens"] = unpack(data, limits=limits)[1]
@@ -71,14 +70,12 @@ def truncate(
     output: str | None,
     force: bool,
     quiet: bool,
-    max_pixels: int,
-    max_side: int,
+    limits: Limits,
 ) -> None:
     """A smaller .tok file from a larger one: its most important tokens, without the picture and without a model."""
     if (tokens is None) == (target_size is None):
         raise UsageError("say how short: either --tokens or --target-size")
     data = _read(file)
-    limits = Limits(max_pixels, max_side)
     if tokens is None:
         tokens = _most_tokens(read_header(data, limits=limits), target_size or 0)
     shorter = truncate_file(data, tokens, limits=limits)
