@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from titokc.errors import ModelMismatchError, UsageError
+
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -55,6 +57,22 @@ class Tokenizer(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    def token_count(self, tokens: int | None) -> int:
+        """The count that `encode` is to make, `max_tokens` for None; UsageError for one that the model lacks."""
+        count = self.max_tokens if tokens is None else tokens
+        if not self.min_tokens <= count <= self.max_tokens:
+            made = f"{self.min_tokens}..{self.max_tokens}" if self.nested else f"exactly {self.max_tokens}"
+            raise UsageError(f"{count} tokens asked for, this model makes {made}")
+        return count
+
+    def check_indices(self, indices: Tensor) -> None:
+        """Raises ModelMismatchError unless all indices, if any, are in 0..V-1."""
+        if not indices.numel():
+            return
+        lowest, highest = (int(bound) for bound in indices.aminmax())
+        if not 0 <= lowest <= highest < self.codebook_size:
+            raise ModelMismatchError(f"indices {lowest}..{highest}, this model has 0..{self.codebook_size - 1}")
 
     @abstractmethod
     def encode(self, images: Tensor, tokens: int | None = None) -> Tensor:

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titokc.errors import ModelMismatchError, UsageError
 from titokc.models.blocks import full_precision
 from titokc.models.interface import Reconstruction, Tokenizer
 
@@ -231,18 +230,12 @@ class NanoTokenizer(Tokenizer):
     @torch.no_grad()
     def encode(self, images: Tensor, tokens: int | None = None) -> Tensor:
         """See `Tokenizer.encode`. UsageError for a number of tokens that the model does not make."""
-        count = self.max_tokens if tokens is None else tokens
-        if not self.min_tokens <= count <= self.max_tokens:
-            raise UsageError(f"{count} tokens asked for, this model makes {self.min_tokens}..{self.max_tokens}")
-        counts = torch.full((len(images),), count, device=images.device)
+        counts = torch.full((len(images),), self.token_count(tokens), device=images.device)
         return self.quantizer.assign(self._analyse(images), counts)[0]
 
     def decode(self, indices: Tensor) -> Tensor:
         """See `Tokenizer.decode`. Runs under the caller's autocast, but for the linear part."""
-        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codebook_size:
-            raise ModelMismatchError(
-                f"indices {int(indices.min())}..{int(indices.max())}, this model has 0..{self.codebook_size - 1}"
-            )
+        self.check_indices(indices)
         counts = torch.full((len(indices),), indices.shape[1], device=indices.device)
         return self._synthesise(self.quantizer.lookup(indices), counts, self.image_size)
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titokc.errors import ModelMismatchError, UsageError
+from titokc.errors import UsageError
 from titokc.models.blocks import Block, full_precision
 from titokc.models.interface import Reconstruction, Tokenizer
 from titokc.models.pixel_decoder import PIXEL_CODE_SIZE, PIXEL_CODES, PixelDecoder
@@ -130,10 +130,7 @@ class TiTok(Tokenizer):
     @torch.no_grad()
     def encode(self, images: Tensor, tokens: int | None = None) -> Tensor:
         """See `Tokenizer.encode`. UsageError for a number of tokens that the model does not make."""
-        count = self.max_tokens if tokens is None else tokens
-        if not self.min_tokens <= count <= self.max_tokens:
-            made = f"{self.min_tokens}..{self.max_tokens}" if self.nested else f"exactly {self.max_tokens}"
-            raise UsageError(f"{count} tokens asked for, this model makes {made}")
+        count = self.token_count(tokens)
         return self.quantize.assign(self.latents(images)[:, :count])
 
     def latents(self, images: Tensor) -> Tensor:
@@ -143,10 +140,7 @@ class TiTok(Tokenizer):
 
     def decode(self, indices: Tensor) -> Tensor:
         """See `Tokenizer.decode`. Runs under the caller's autocast, but for the quantiser and the softmax."""
-        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codebook_size:
-            raise ModelMismatchError(
-                f"indices {int(indices.min())}..{int(indices.max())}, this model has 0..{self.codebook_size - 1}"
-            )
+        self.check_indices(indices)
         return self._pixels(self.decoder(self.quantize.lookup(indices)))
 
     def forward(self, images: Tensor, tokens: int | Tensor | None = None) -> Reconstruction:

@@ -25,9 +25,10 @@ def compact(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def expand(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Float32 tensors again; what `compact` did not touch stays as it is."""
-    scales = {name: tensors[name + _SCALE] for name in tensors if name + _SCALE in tensors}
+    packed = {name for name in tensors if name + _SCALE in tensors}
+    scales = {name + _SCALE for name in packed}
     return {
-        name: tensor.float() * scales[name] if name in scales else tensor
+        name: tensor.float() * tensors[name + _SCALE] if name in packed else tensor
         for name, tensor in tensors.items()
-        if name.removesuffix(_SCALE) == name or name.removesuffix(_SCALE) not in scales
+        if name not in scales
     }
