@@ -30,6 +30,19 @@ def _no_network(monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def write_photos():
+    """A function that fills a folder with smooth random pictures, 48x36 pixels, the same ones each time."""
+
+    def write(folder, count):
+        rng = np.random.default_rng(0)
+        for at in range(count):
+            small = Image.fromarray(rng.integers(0, 256, (3, 4, 3), np.uint8))
+            small.resize((48, 36), Image.Resampling.BICUBIC).save(folder / f"{at}.png")
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def make_tiny():
     """A function that makes tiny tokenizers: real ones, nested, deterministic, a millisecond a picture.
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from titokc import weights
@@ -34,12 +33,9 @@ TITOK = (
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def data(tmp_path_factory, write_photos):
     folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for at in range(12):
-        small = Image.fromarray(rng.integers(0, 256, (3, 4, 3), np.uint8))
-        small.resize((48, 36), Image.Resampling.BICUBIC).save(folder / f"{at}.png")
+    write_photos(folder, 12)
     return folder
 
 

@@ -6,11 +6,9 @@ import socket
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
 from safetensors.torch import load_file
 
 from titokc.cli import main
@@ -26,14 +24,11 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, write_photos):
     """The folders of a run of one process and of the same with two, as torchrun starts them."""
     folder = tmp_path_factory.mktemp("runs")
-    rng = np.random.default_rng(0)
     (folder / "data").mkdir()
-    for at in range(12):
-        small = Image.fromarray(rng.integers(0, 256, (3, 4, 3), np.uint8))
-        small.resize((48, 36), Image.Resampling.BICUBIC).save(folder / "data" / f"{at}.png")
+    write_photos(folder / "data", 12)
     sets = [part for setting in SETTINGS.split() for part in ("--set", setting)]
     command = ["train", str(folder / "data"), "--recipe", "titok-s-128-single", "--steps", "6", "-q", *sets]
     command += ["--val", str(folder / "data"), "--device", "cpu", "--dtype", "float32", "--threads", "1"]

@@ -5,10 +5,8 @@ import math
 import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from titokc.errors import InputError, UsageError, WeightsError
 from titokc.models.interface import Reconstruction
@@ -43,12 +41,9 @@ RECIPE = Recipe(
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
+def images(tmp_path_factory, write_photos):
     folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for at in range(24):
-        small = Image.fromarray(rng.integers(0, 256, (3, 4, 3), np.uint8))
-        small.resize((48, 36), Image.Resampling.BICUBIC).save(folder / f"{at}.png")
+    write_photos(folder, 24)
     return ImageSet(find(folder)[0], 36, folder / "cache")
 
 
