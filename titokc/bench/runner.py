@@ -21,8 +21,9 @@ from typing import Any
 from PIL import Image
 
 from titokc.bench import images
-from titokc.bench.codecs import Codec, Format, Placeholder, Point, TitokModel, open_codec
+from titokc.bench.codecs import TitokModel, open_codec
 from titokc.bench.environment import environment
+from titokc.bench.interface import Codec, Format, Placeholder, Point
 from titokc.bench.measures import DEFAULT_METRICS, Measures
 from titokc.bench.memory import peak_memory_mb
 from titokc.bench.rows import EQUAL_BYTES, FLOOR, Key, Row, Rows
@@ -162,9 +163,14 @@ class _Bench:
         return [*keys, (name, codec.name, FLOOR, None)] if isinstance(codec, Format) else keys
 
     def _missing(self, key: Key) -> bool:
+        """Whether a row is not there yet, or lacks a metric or its pictures (which rows alone in a folder have not)."""
         row = self.rows.get(key)
-        return row is None or (
-            row["reason"] is None and any(name not in row for name in self.measures.names_of("picture"))
+        if row is None or row["reason"] is not None:
+            return row is None
+        name, codec, _, budget = key
+        pictures = (self._picture_path("original", None, name), self._picture_path(codec, budget, name))
+        return any(metric not in row for metric in self.measures.names_of("picture")) or not all(
+            path.exists() for path in pictures
         )
 
     def _row(self, codec: Codec, key: Key, original: Image.Image) -> Row:

@@ -20,15 +20,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from titokc.bench.codecs import RESAMPLING, Codec, Format, Placeholder, Point, reduced
+from titokc.bench.interface import RESAMPLING, Codec, Format, Placeholder, Point, reduced
 from titokc.bench.metrics import psnr
 from titokc.files import write_atomic
 
-VERSION = 1  # of the search: part of the cache's keys
+VERSION = 2  # of the search: part of the cache's keys
 ENLARGERS = ("bicubic", "lanczos")
 SMALLEST_SIDE = 4
 CLOSE_DB = 0.5  # what is farther below the best so far is left out of the next step
 FAR_DB = 1.5  # three sizes in a row this far below a smaller one: larger ones are not tried
+SLACK = 1.25  # nor those after three in a row whose coarsest file is so many times the budget
+BLOCK = 16  # files of pictures up to this side need not grow with it: they are one block, nearly all of it header
 MEASURED = 8
 
 
@@ -211,10 +213,7 @@ class _Narrowing:
                 break
         else:
             return Impossible(min(len(data) for data in self.search.files.values()))
-        for near in self._leaders():
-            at = tried.index(near.side)
-            for side in range(tried[max(0, at - 1)] + 1, tried[min(len(tried) - 1, at + 1)]):
-                self._attempt(near._replace(side=side), self.steps[near])
+        self._refine_sides(tried)
         for near in self._leaders()[: self.codec.breadth]:
             for kind in RESAMPLING:
                 self._attempt(near._replace(kind=kind), self.steps[near])
@@ -233,17 +232,34 @@ class _Narrowing:
 
     def _try_sides(self, sides: list[int], variant: int) -> None:
         """From the smallest, until no file fits any more, or larger pictures only get worse."""
-        guess, best, past = len(self.codec.ladder) - 1, 0.0, 0
+        guess, best, past, over = len(self.codec.ladder) - 1, 0.0, 0, 0
         for side in sides:
             combination = Combination(side, "lanczos", variant)
             if self.search.bound(side) < best:
                 continue
-            if self._attempt(combination, guess):
-                guess = self.steps[combination]
+            if len(self.search.file(combination, 0)) > SLACK * self.budget:
+                over += 1
+            elif self._attempt(combination, guess):
+                guess, over = self.steps[combination], 0
                 past = past + 1 if self._score(combination) < best - FAR_DB else 0
                 best = max(best, self._score(combination))
-            if past == 3 or len(self.search.file(combination, 0)) > 2 * self.budget:
+            if past == 3 or (over >= 3 and side > BLOCK):
                 return
+
+    def _refine_sides(self, tried: list[int]) -> None:
+        """Halves the gaps on either side of the leaders, and of those that this brings up, until none is left."""
+        while True:
+            between: dict[int, Combination] = {}
+            for near in self._leaders()[: self.codec.breadth]:
+                at = tried.index(near.side)
+                for other in (tried[max(0, at - 1)], tried[min(len(tried) - 1, at + 1)]):
+                    between.setdefault((near.side + other) // 2, near)
+            fresh = {side: near for side, near in between.items() if side not in tried}
+            if not fresh:
+                return
+            for side, near in fresh.items():
+                self._attempt(near._replace(side=side), self.steps[near])
+            tried = sorted((*tried, *fresh))
 
     def _attempt(self, combination: Combination, guess: int) -> bool:
         """Looks for the finest quality that fits; whether there is one."""

@@ -1,0 +1,64 @@
+"""ThumbHash and BlurHash: strings that stand for a picture while it loads."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from importlib import metadata
+
+from PIL import Image
+
+from titokc.bench.interface import Placeholder, Point
+
+
+class ThumbHash(Placeholder):
+    """ThumbHash of the picture reduced to 100 pixels, as its documentation asks; about 25 bytes, no settings."""
+
+    name = "thumbhash"
+    suffix = ".thumbhash"
+    points = ({},)
+
+    @property
+    def version(self) -> str:
+        return f"thumbhash {metadata.version('thumbhash')}"
+
+    def encode(self, image: Image.Image, point: Point) -> bytes:  # noqa: ARG002 - there is nothing to set
+        from thumbhash import rgba_to_thumb_hash
+
+        small = image.convert("RGBA")
+        small.thumbnail((100, 100), Image.Resampling.LANCZOS)
+        return bytes(rgba_to_thumb_hash(*small.size, list(small.tobytes())))
+
+    def decode(self, data: bytes) -> Image.Image:
+        from thumbhash import thumb_hash_to_rgba
+
+        with redirect_stdout(io.StringIO()):  # it prints the aspect ratio
+            width, height, pixels = thumb_hash_to_rgba(list(data))
+        return Image.frombytes("RGBA", (width, height), bytes(pixels)).convert("RGB")
+
+
+class BlurHash(Placeholder):
+    """BlurHash, with every number of components from 1x1 to 9x9, as the ASCII text that it is defined as.
+
+    Encoded from 64 pixels, far beyond its nine cosines, and decoded at 64 pixels.
+    """
+
+    name = "blurhash"
+    suffix = ".blurhash"
+    points = tuple({"x": x, "y": y} for x in range(1, 10) for y in range(1, 10))
+
+    @property
+    def version(self) -> str:
+        return f"blurhash-python {metadata.version('blurhash-python')}"
+
+    def encode(self, image: Image.Image, point: Point) -> bytes:
+        import blurhash
+
+        small = image.copy()  # blurhash closes what it is given
+        small.thumbnail((64, 64), Image.Resampling.BOX)
+        return blurhash.encode(small, point["x"], point["y"]).encode("ascii")
+
+    def decode(self, data: bytes) -> Image.Image:
+        import blurhash
+
+        return blurhash.decode(data.decode("ascii"), 64, 64)
