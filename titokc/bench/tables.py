@@ -8,7 +8,7 @@ from typing import Any
 from titokc.bench.measures import METRICS
 from titokc.bench.report import HEADINGS, digits
 from titokc.bench.rows import EQUAL_BYTES
-from titokc.bench.summary import PICTURE_METRICS, SET_METRICS, Group
+from titokc.bench.summary import PICTURE_METRICS, SET_METRICS, Group, notes
 
 
 def summary_text(summary: dict[str, Any]) -> str:
@@ -28,10 +28,7 @@ def summary_text(summary: dict[str, Any]) -> str:
     for why in dict.fromkeys(reasons.values()):
         names = [METRICS[name].label for name in reasons if reasons[name] == why]
         parts.append(f"\n{', '.join(names)} n/a: {why}")
-    parts += sorted(
-        {f"{METRICS[name].label}: {note}" for group in summary["groups"] for name, note in group["notes"].items()}
-    )
-    return "\n".join(parts)
+    return "\n".join(parts + notes(summary))
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
