@@ -1,4 +1,5 @@
-# make demo: install, then encode and decode a photo. make test: lint, types and tests. make bench: every published number.
+# make demo: install, then encode and decode a photo. make test: lint, types and tests.
+# make bench KODAK=folder VAL=folder: every published number.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,13 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 REACHED := import urllib.request as u; u.urlopen('$(TORCH_INDEX)/torch/', timeout=10)
 PHOTO ?= bench/samples/coffee.jpg
 
-.PHONY: demo test slow-test lint fuzz clean
+# Runs of the benchmark go to REPORTS, a folder that git ignores; what is published of them is copied to bench/results/.
+REPORTS ?= reports
+RUNS := kodak-256 val-256 kodak-larger kodak-native
+BASELINES := webp,avif,jpeg,jpeg2000,jpegxl
+TITOKC_BENCH := $(BIN)/python -m titokc bench
+
+.PHONY: demo test slow-test lint fuzz bench folders $(RUNS) clean
 
 demo: $(VENV)/.core
 	$(BIN)/python bench/demo.py $(PHOTO) -o demo
@@ -25,6 +32,33 @@ lint: $(VENV)/.dev
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz/fuzz_container.py
 
+# Each run goes on where it stopped; after a change of the weights or of a codec, remove REPORTS first.
+bench: $(RUNS)
+	$(BIN)/python bench/publish.py $(REPORTS)
+	$(BIN)/python bench/figure.py $(KODAK)/kodim03.png $(KODAK)/kodim07.png $(KODAK)/kodim15.png $(KODAK)/kodim23.png \
+		-o bench/figures/kodak-256.png
+	$(BIN)/python bench/figure.py $(VAL) --worst bench/results/val-256/rows.jsonl -o bench/figures/worst.png
+
+$(RUNS): folders $(VENV)/.bench
+
+folders:
+	@test -d "$(KODAK)" -a -d "$(VAL)" || { echo "needed: KODAK=folder of the 24 photos, VAL=folder of the 100"; exit 2; }
+
+kodak-256:
+	$(TITOKC_BENCH) $(KODAK) --codecs nano,$(BASELINES),jpeg-progressive,thumbhash,blurhash \
+		--metrics psnr,ssim,ms-ssim,eld,fd-lite0,peak-memory -o $(REPORTS)/$@
+
+val-256:
+	$(TITOKC_BENCH) $(VAL) --codecs nano,webp --metrics psnr,ssim,ms-ssim,eld,fd-lite0 -o $(REPORTS)/$@
+
+kodak-larger:
+	$(TITOKC_BENCH) $(KODAK) --bytes 304,400,592 --codecs nano,$(BASELINES) --metrics psnr,ssim,ms-ssim,eld \
+		-o $(REPORTS)/$@
+
+kodak-native:
+	$(TITOKC_BENCH) $(KODAK) --crop none --bytes 62,110,158,206,304,592,1168 --codecs nano,$(BASELINES) \
+		--metrics psnr,ssim,ms-ssim -o $(REPORTS)/$@
+
 # torch and torchvision only work as a pair of one origin: from PyTorch's CPU index (200 MB) where there is no NVIDIA GPU
 # and it can be reached, else from PyPI.
 $(VENV)/.core: pyproject.toml
@@ -37,6 +71,11 @@ $(VENV)/.core: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.core
 	$(BIN)/pip install --quiet --editable ".[bench,metrics,train,hub,dev]"
+	touch $@
+
+# The plugin for JPEG XL is under the GPL: a tool of the benchmark, no dependency of the package.
+$(VENV)/.bench: $(VENV)/.core
+	$(BIN)/pip install --quiet pillow-jxl-plugin
 	touch $@
 
 clean:

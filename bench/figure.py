@@ -1,30 +1,35 @@
-"""The README's picture: photos in rows; the original, titokc at three sizes, and the best WebP at the largest of them.
+"""Photos in rows: the original, titokc at three sizes, and the best WebP at the largest of them.
 
-python bench/figure.py KODAK -o bench/figures/kodak-256.png
+python bench/figure.py PHOTO... -o bench/figures/kodak-256.png
+python bench/figure.py FOLDER --worst ROWS -o bench/figures/worst.png    those of a run with the lowest PSNR
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 import titokc
-from titokc.bench.codecs import WebP
+from titokc.bench.formats import WebP
 from titokc.bench.images import load
 from titokc.bench.search import Found, best_files, enlarged
 
 TOKENS = (32, 64, 128)
 SIDE, GAP, CAPTION = 224, 4, 22
+WORST = 4
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, nargs="+")
+    parser.add_argument("--worst", type=Path, metavar="ROWS", help="rows.jsonl of a run on the folder PHOTOS")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
+    photos = worst(arguments.worst, arguments.photos[0]) if arguments.worst else arguments.photos
     codec = titokc.Codec()
     rows = []
-    for path in arguments.photos:
+    for path in photos:
         photo = load(path, "center-square-256")
         panels = [(photo, "original")]
         for tokens in TOKENS:
@@ -37,6 +42,14 @@ def main() -> None:
         rows.append(panels)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     sheet(rows).save(arguments.output, optimize=True)
+
+
+def worst(rows: Path, folder: Path) -> list[Path]:
+    """The photos of a run that nano does worst at the largest budget."""
+    found = [row for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines()) if row["codec"] == "nano"]
+    largest = max(row["budget"] for row in found)
+    psnr = {row["image"]: row["psnr"] for row in found if row["budget"] == largest}
+    return [folder / name for name in sorted(psnr, key=lambda name: psnr[name])[:WORST]]
 
 
 def sheet(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:

@@ -1,111 +1,132 @@
 """The tables of the README and of the model card, from the committed rows in bench/results/.
 
 python bench/publish.py            writes them between the markers
+python bench/publish.py REPORTS    takes over the figures of the runs in that folder first
 python bench/publish.py --check    exits with 1 if they differ from what is there
 """
 
 import argparse
 import json
+import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
-COLUMNS = ("nano", "webp", "avif", "jpeg2000", "jpeg")
-LABELS = {"nano": "titokc nano-1", "webp": "WebP", "avif": "AVIF", "jpeg2000": "JPEG 2000", "jpeg": "JPEG"}
+KEPT = ("rows.jsonl", "sets.json", "summary.json", "summary.csv", "environment.json")
+LABELS = {
+    "nano": "titokc nano-1",
+    "webp": "WebP",
+    "jpegxl": "JPEG XL",
+    "avif": "AVIF",
+    "jpeg2000": "JPEG 2000",
+    "jpeg": "JPEG",
+    "blurhash": "BlurHash",
+}
 
 Row = dict[str, Any]
 
 
-def rows_of(name: str) -> list[Row]:
-    """The rows of one run; a later row of the same measurement replaces an earlier one."""
-    text = (RESULTS / name).read_text()
-    found = [json.loads(line) for line in text.splitlines()]
-    return list(
-        {
-            tuple(row.get(k) for k in ("image", "codec", "view", "budget", "tiles", "tokens")): row for row in found
-        }.values()
-    )
+class Table(NamedTuple):
+    """A run, and what is shown of it."""
+
+    run: str
+    heading: str
+    columns: tuple[str, ...]
 
 
-def equal_bytes(rows: Iterable[Row], columns: tuple[str, ...]) -> list[str]:
-    """A line for each byte budget: mean PSNR and SSIM of every codec that has a file of at most so many bytes."""
-    groups: dict[int, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        if row["view"] == "equal-bytes":
-            groups[row["budget"]][row["codec"]].append(row)
-    lines = [
-        "| at most | " + " | ".join(LABELS[name] for name in columns) + " |",
-        "|---" * (1 + len(columns)) + "|",
-    ]
-    for budget, codecs in sorted(groups.items()):
-        cells = [_quality(codecs.get(name, [])) for name in columns]
-        lines.append(f"| {budget} B | " + " | ".join(cells) + " |")
-    return lines
+TABLES = (
+    Table(
+        "kodak-256",
+        "Kodak, 24 photos, centre square at 256x256; whole files counted; mean PSNR and SSIM. Every baseline at\n"
+        "its best: all sensible downscales, filters, qualities, the best file that fits (`titokc bench kodak/`).",
+        ("nano", "webp", "jpegxl", "jpeg2000", "avif", "jpeg", "blurhash"),
+    ),
+    Table("val-256", "100 ImageNet photographs that were in no training set, the same way:", ("nano", "webp")),
+    Table(
+        "kodak-larger",
+        "Larger budgets, Kodak again: where it stops being worth it.",
+        ("nano", "webp", "jpegxl", "jpeg2000", "avif", "jpeg"),
+    ),
+    Table(
+        "kodak-native",
+        "Kodak whole, at 768x512 (`titokc bench kodak/ --crop none`): nano-1 in the grid of tiles that is best.",
+        ("nano", "webp", "jpegxl", "jpeg2000", "avif", "jpeg"),
+    ),
+)
 
 
-def _quality(rows: list[Row]) -> str:
-    if not rows:
-        return "not run"
-    if any(row["bytes"] is None for row in rows):
-        return "impossible"
-    return f"{fmean(row['psnr'] for row in rows):.2f} dB, {fmean(row['ssim'] for row in rows):.3f}"
-
-
-def by_tokens(rows: Iterable[Row]) -> list[str]:
-    groups: dict[tuple[int, int], list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row["tiles"], row["tokens"]].append(row)
-    lines = ["| tiles | tokens | bytes | bpp | PSNR | SSIM |", "|---|---|---|---|---|---|"]
-    for (tiles, tokens), group in sorted(groups.items()):
-
-        def mean(key: str, group: list[Row] = group) -> float:
-            return fmean(row[key] for row in group)
-
-        name = {1: "1x1", 6: "2x3 or 3x2"}[tiles]
-        lines.append(
-            f"| {name} | {tokens} | {max(row['bytes'] for row in group)} | {mean('bpp'):.5f} "
-            f"| {mean('psnr'):.2f} dB | {mean('ssim'):.3f} |"
-        )
-    return lines
+def take_over(reports: Path) -> None:
+    """Copies what is kept of each finished run in `reports` into bench/results/."""
+    for run in (table.run for table in TABLES if (reports / table.run).is_dir()):
+        if not (reports / run / "environment.json").exists():
+            sys.exit(f"{reports / run} is not finished")
+        shutil.rmtree(RESULTS / run, ignore_errors=True)
+        (RESULTS / run).mkdir(parents=True)
+        for name in KEPT:
+            if (reports / run / name).exists():
+                shutil.copy(reports / run / name, RESULTS / run)
 
 
 def tables() -> str:
-    kodak, val = rows_of("kodak-256/rows.jsonl"), rows_of("val-256/rows.jsonl")
-    native = rows_of("kodak-native-tiles.jsonl")
-    return "\n".join(
-        [
-            "Kodak, 24 photos, centre square at 256x256; whole files counted; mean PSNR and SSIM. Every baseline at",
-            "its best: all sensible downscales, filters, qualities, the best file that fits (`titokc bench kodak/`).",
-            "",
-            *equal_bytes(kodak, COLUMNS),
-            "",
-            "100 ImageNet photographs that were in no training set, the same way:",
-            "",
-            *equal_bytes(val, ("nano", "webp")),
-            "",
-            "Larger budgets, Kodak again: where it stops being worth it.",
-            "",
-            *equal_bytes(rows_of("kodak-larger/rows.jsonl"), ("nano", "webp")),
-            "",
-            "Kodak whole, at 768x512, as one tile and as six (`python bench/native.py kodak/`):",
-            "",
-            *by_tokens(native),
-        ]
-    )
+    """All of them, each under its heading."""
+    parts = []
+    for table in TABLES:
+        rows = rows_of(RESULTS / table.run / "rows.jsonl")
+        if rows:
+            parts.append(f"{table.heading}\n\n" + "\n".join(equal_bytes(rows, table.columns)))
+    return "\n\n".join(parts)
 
 
-def write(path: Path, marker: str, make: Callable[[], str], check: bool) -> bool:
+def rows_of(path: Path) -> list[Row]:
+    """The rows at equal bytes; a later row of the same measurement replaces an earlier one. None if there is no run."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = {tuple(row[key] for key in ("image", "codec", "view", "budget")): row for row in map(json.loads, lines)}
+    return [row for row in found.values() if row["view"] == "equal-bytes"]
+
+
+def equal_bytes(rows: list[Row], columns: tuple[str, ...]) -> list[str]:
+    """A line for each byte budget: the means of every codec that has files of at most so many bytes."""
+    groups: dict[int, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        groups[row["budget"]][row["codec"]].append(row)
+    columns = tuple(name for name in columns if any(row["codec"] == name for row in rows))
+    tiled = any(_tiles(row) > 1 for row in rows if row["codec"] == "nano")
+    pixels = fmean(row["width"] * row["height"] for row in rows)
+    headings = ["at most", "bpp", *(["tiles"] if tiled else []), *(LABELS[name] for name in columns)]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    for budget, codecs in sorted(groups.items()):
+        counts = sorted(_tiles(row) for row in codecs["nano"])
+        tiles = [str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"] if tiled else []
+        cells = [f"{budget} B", f"{8 * budget / pixels:.4f}", *tiles, *(_quality(codecs[name]) for name in columns)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _tiles(row: Row) -> int:
+    grid_rows, grid_columns = row["point"]["tiles"].split("x")
+    return int(grid_rows) * int(grid_columns)
+
+
+def _quality(rows: list[Row]) -> str:
+    made = [row for row in rows if row["bytes"] is not None]
+    if not made:
+        return "impossible" if rows else "not run"
+    if len(made) < len(rows):
+        return f"on {len(made)} of {len(rows)}"
+    return f"{fmean(row['psnr'] for row in made):.2f} dB, {fmean(row['ssim'] for row in made):.3f}"
+
+
+def write(path: Path, marker: str, text: str, check: bool) -> bool:
     """Puts the text between `<!-- marker -->` and `<!-- /marker -->`; True if it was there already."""
     before, start, rest = path.read_text(encoding="utf-8").partition(f"<!-- {marker} -->\n")
     old, end, after = rest.partition(f"<!-- /{marker} -->")
     if not start or not end:
         sys.exit(f"{path}: no <!-- {marker} --> ... <!-- /{marker} -->")
-    new = f"\n{make()}\n\n"
+    new = f"\n{text}\n\n"
     if not check:
         path.write_text(before + start + new + end + after, encoding="utf-8")
     return new == old
@@ -113,13 +134,17 @@ def write(path: Path, marker: str, make: Callable[[], str], check: bool) -> bool
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("reports", type=Path, nargs="?", help="a folder of finished runs")
     parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
+    arguments = parser.parse_args()
+    if arguments.reports and not arguments.check:
+        take_over(arguments.reports)
+    text = tables()
     same = [
-        write(ROOT / "README.md", "results", tables, check),
-        write(ROOT / "titokc" / "weights" / "nano.md", "figures", tables, check),
+        write(ROOT / "README.md", "results", text, arguments.check),
+        write(ROOT / "titokc" / "weights" / "nano.md", "figures", text, arguments.check),
     ]
-    if check and not all(same):
+    if arguments.check and not all(same):
         sys.exit("the tables differ from the committed rows: run python bench/publish.py")
 
 

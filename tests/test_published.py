@@ -9,6 +9,7 @@ import pytest
 from safetensors import safe_open
 
 ROOT = Path(__file__).parent.parent
+RUNS = sorted(path.parent for path in (ROOT / "bench" / "results").glob("*/rows.jsonl"))
 
 
 def test_tables_match_the_committed_rows() -> None:
@@ -17,11 +18,26 @@ def test_tables_match_the_committed_rows() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["kodak-256", "kodak-larger", "val-256"])
-def test_rows_were_made_with_the_embedded_weights(name: str) -> None:
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_rows_were_made_with_the_embedded_weights(run: Path) -> None:
     with safe_open(ROOT / "titokc" / "weights" / "nano.safetensors", "pt") as file:
         fingerprint = file.metadata()["fingerprint"]
-    rows = [json.loads(line) for line in (ROOT / "bench/results" / name / "rows.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "rows.jsonl").read_text("utf-8").splitlines()]
     versions = {row["version"] for row in rows if row["codec"] == "nano"}
     assert len(versions) == 1
     assert fingerprint[:12] in versions.pop()
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_a_run_names_its_command_and_no_place_on_a_machine(run: Path) -> None:
+    environment = json.loads((run / "environment.json").read_text("utf-8"))
+    assert environment["command"][:2] == ["titokc", "bench"]
+    assert not any("/" in part and not part.startswith("report") for part in environment["command"])
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_every_picture_has_a_row_of_every_codec_and_budget(run: Path) -> None:
+    rows = [json.loads(line) for line in (run / "rows.jsonl").read_text("utf-8").splitlines()]
+    at_equal_bytes = {(row["image"], row["codec"], row["budget"]) for row in rows if row["view"] == "equal-bytes"}
+    images, codecs, budgets = (len({key[part] for key in at_equal_bytes}) for part in range(3))
+    assert len(at_equal_bytes) == images * codecs * budgets
