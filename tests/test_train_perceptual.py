@@ -1,5 +1,6 @@
 """EfficientNet-Lite0 features, the perceptual losses, and the adversary."""
 
+import math
 import subprocess
 import sys
 
@@ -65,6 +66,15 @@ def test_missing_weights_are_named_before_training(tmp_path, monkeypatch, loss, 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(MetricWeightsMissingError, match=rf"{name} \(\d+ MB\) is not at .*download.pytorch.org"):
         Criterion([Losses(**{loss: 0.1})], torch.device("cpu"))
+
+
+def test_log_l2_weighs_images_as_psnr_does():
+    images = torch.zeros(2, 3, 8, 8)
+    output = torch.stack([torch.full((3, 8, 8), 0.1), torch.full((3, 8, 8), 0.01)])
+    weights = Losses(l2=0.0, log_l2=2.0, quantizer=0.0)
+    terms = Criterion([weights], torch.device("cpu")).pixels(weights, output, images, torch.zeros(()))
+    assert list(terms) == ["log_l2"]
+    assert float(terms["log_l2"]) == pytest.approx(math.log(101) + math.log(2))
 
 
 def test_unused_losses_import_nothing():

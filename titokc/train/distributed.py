@@ -1,9 +1,11 @@
 """The processes of one training, as torchrun starts them; a lone process is the group of one."""
 
+import itertools
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -27,7 +29,8 @@ class Group:
             return cls()
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # The first process alone fits a tokenizer's start, which can take a quarter of an hour.
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
         return cls(dist.get_rank(), dist.get_world_size())
 
     def leave(self) -> None:
@@ -51,6 +54,12 @@ class Group:
         total = torch.tensor([values[name] for name in names], dtype=torch.float32, device=device)
         dist.all_reduce(total)
         return dict(zip(names, total.tolist(), strict=True))
+
+    def copy_first(self, module: nn.Module) -> None:
+        """Gives every process the parameters and buffers that the first one has."""
+        if self.size > 1:
+            for tensor in itertools.chain(module.parameters(), module.buffers()):
+                dist.broadcast(tensor.detach(), 0)
 
     def spread(self, module: nn.Module) -> nn.Module:
         """The module, such that every process ends its backward passes with the mean of all gradients."""

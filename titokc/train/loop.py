@@ -9,16 +9,18 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from titokc.errors import TitokcError, UsageError, WeightsError
 from titokc.models.interface import Tokenizer
@@ -35,6 +37,8 @@ from titokc.train.state import State, phase_at, phase_progress, rate_factor
 from titokc.train.validate import pictures, token_counts, validate
 
 _MOST_FAILURES = 5
+# Seconds within which a second signal to stop is the first one again.
+_SAME_SIGNAL = 5.0
 
 
 class TrainingDivergedError(TitokcError):
@@ -98,13 +102,15 @@ class Trainer:
         self._squares: dict[int, Tensor] = {}
         self._failures = 0
         self._saved_at = (0, 0.0)
-        self._stop = False
+        self._stop, self._stop_asked = False, 0.0
         self._clock = time.monotonic()
 
     # ---- the run
 
     def run(self) -> State:
-        """Trains until the budget is spent; on SIGINT or SIGTERM a checkpoint, then KeyboardInterrupt."""
+        """Trains until the budget is spent; on SIGINT or SIGTERM a checkpoint, then KeyboardInterrupt.
+
+        A second signal, later, stops at once."""
         if checkpoint.saved(self.run_folder):
             self._enter(self.state.phase, fresh=False)
         else:
@@ -139,9 +145,10 @@ class Trainer:
         return self.state
 
     def _request_stop(self, *_: Any) -> None:
-        if self._stop:
+        # torchrun hands on what the terminal or the scheduler has sent to every process already: no second wish.
+        if self._stop_asked and time.monotonic() - self._stop_asked > _SAME_SIGNAL:
             raise KeyboardInterrupt
-        self._stop = True
+        self._stop, self._stop_asked = True, self._stop_asked or time.monotonic()
 
     def _due(self, steps: int, minutes: float, last: tuple[int, float]) -> bool:
         return self.state.step - last[0] >= steps or self.state.elapsed - last[1] >= 60 * minutes
@@ -173,13 +180,16 @@ class Trainer:
     def _start(self) -> None:
         """The first moments of a fresh run: data-dependent initialisation, and the checkpoint of step 0."""
         self._enter(phase_at(self.recipe, 0.0), fresh=True)
-        initialise: Callable[[Iterator[Tensor]], None] | None = getattr(self.tokenizer, "initialise", None)
+        initialise: Callable[..., None] | None = getattr(self.tokenizer, "initialise", None)
         if initialise is not None and not self._initialised:
             self._say("initialising the tokenizer from training batches")
-            sampler = Sampler(self._images, self._phase.views[0], (self.recipe.seed, len(self.recipe.phases)))
-            torch.manual_seed(self.recipe.seed)
-            starts = itertools.count(0, sampler.view.batch_size)
-            initialise(sampler.batch(at, sampler.view.batch_size).images.to(self.device) for at in starts)
+            if self.group.first:
+                sampler = Sampler(self._images, self._phase.views[0], (self.recipe.seed, len(self.recipe.phases)))
+                torch.manual_seed(self.recipe.seed)
+                starts = itertools.count(0, sampler.view.batch_size)
+                batches = (sampler.batch(at, sampler.view.batch_size).images.to(self.device) for at in starts)
+                initialise(batches, partial(tqdm, desc="fitting", leave=False, disable=None))
+            self.group.copy_first(self.tokenizer)
             self.average = optim.Average(self.tokenizer, self.recipe.ema_decay)
         self.save()
 

@@ -27,6 +27,8 @@ class Criterion:
         terms = {}
         if weights.l2:
             terms["l2"] = weights.l2 * F.mse_loss(output, images)
+        if weights.log_l2:
+            terms["log_l2"] = weights.log_l2 * (1e4 * (output - images).square().mean((1, 2, 3))).log1p().mean()
         if weights.l1:
             terms["l1"] = weights.l1 * F.l1_loss(output, images)
         for name, distance in self._distances.items():

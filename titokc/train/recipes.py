@@ -39,12 +39,15 @@ class View:
 class Losses:
     """Weights of the loss terms; a term of weight 0 is neither computed nor imported.
 
-    l2, l1: pixels in [0, 1]. efficientnet, lpips, convnext: perceptual distances (`titokc.train.perceptual`).
+    l2, l1: pixels in [0, 1]. log_l2: the mean of ln(1 + 10^4 mse) over images, which weighs them as PSNR does: a dB is
+    worth the same in a smooth picture as in a busy one.
+    efficientnet, lpips, convnext: perceptual distances (`titokc.train.perceptual`).
     gan: hinge loss of the discriminator, from `gan_start` (part of the phase) on; lecam: its regulariser.
     quantizer: the tokenizer's own codebook and commitment terms. codes: cross-entropy on proxy codes (stage 1).
     """
 
     l2: float = 1.0
+    log_l2: float = 0.0
     l1: float = 0.0
     efficientnet: float = 0.0
     lpips: float = 0.0
