@@ -47,7 +47,18 @@ def test_bytes_and_quality_by_tokens(photo, codec):
     assert [len(data) for data in files] == [59, 107, 155, 203]
     quality = [psnr(codec.decode(data), picture) for data in files]
     assert quality == sorted(quality)
-    assert all(titokc.truncate(files[3], tokens) == files[i] for i, tokens in enumerate((32, 64, 96)))
+    plain = [psnr(codec.decode(codec.encode(picture, tokens=tokens, effort=0)), picture) for tokens in (32, 128)]
+    assert quality[0] >= plain[0]
+    assert quality[3] >= plain[1]
+
+
+def test_a_shorter_file_from_a_longer_one(photo, codec):
+    picture = photo(256, 256)
+    whole = codec.encode(picture, effort=0)
+    for tokens in (32, 64, 96):
+        assert titokc.truncate(whole, tokens) == codec.encode(picture, tokens=tokens, effort=0)
+    shorter = psnr(codec.decode(titokc.truncate(codec.encode(picture), 32)), picture)
+    assert shorter > psnr(codec.decode(titokc.truncate(whole, 32)), picture) - 0.5
 
 
 def test_alone_and_in_a_batch(photo, codec):

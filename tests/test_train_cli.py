@@ -20,8 +20,9 @@ from titokc.cli import main
 from titokc.models.pixel_decoder import MaskGITVQGAN
 
 NANO = (
-    "model.image_size=32 model.thumb_size=16 model.band=4 model.num_tokens=8 model.min_tokens=2 model.codebook_size=16 "
-    "model.token_size=4 model.width=16 model.heads=2 model.layers=1 token_drop_step=2 "
+    "model.image_size=32 model.thumb_size=16 model.coefficients=48 model.num_tokens=8 model.min_tokens=2 "
+    "model.codebook_size=16 model.token_size=4 model.hidden=8 model.width=16 model.heads=2 model.layers=1 "
+    "token_drop_step=2 "
     "phases.0.views.0.side=16 phases.1.views.0.side=32 phases.1.views.1.side=16 "
     "phases.0.views.0.batch_size=4 phases.1.views.0.batch_size=4 phases.1.views.1.batch_size=4 val_images=4"
 )
@@ -226,6 +227,7 @@ def test_ctrl_c_leaves_a_checkpoint(data, tmp_path):
         while not (tmp_path / "run" / "checkpoints" / "step-00000002").exists():
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # as torchrun hands on what the terminal has sent already
 
     threading.Thread(target=interrupt).start()
     result = invoke(*arguments(data, tmp_path / "run", "nano", f"{NANO} checkpoint_steps=2", "--steps", 1_000_000))

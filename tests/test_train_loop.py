@@ -21,7 +21,9 @@ from titokc.train.recipes import Losses, Phase, Recipe, View
 from titokc.train.state import State, phase_at, phase_progress, rate_factor
 
 TITOK = TiTokConfig(ViTSize(16, 1, 2), ViTSize(16, 1, 2), 4, 32, 4, is_legacy=False, image_size=32, min_tokens=2)
-NANO = NanoConfig(image_size=32, thumb_size=16, band=4, num_tokens=8, min_tokens=2, codebook_size=16, token_size=4)
+NANO = NanoConfig(
+    image_size=32, thumb_size=16, coefficients=48, hidden=8, num_tokens=8, min_tokens=2, codebook_size=16, token_size=4
+)
 NANO = replace(NANO, width=16, heads=2, layers=1)
 VIEW = View(32, 4)
 RECIPE = Recipe(

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "nano"
 DEFAULT_BATCH_SIZE = 8
+DEFAULT_EFFORT = 8
 FORMS = ("tok", "bare", "base64")
 # How many pairs of grid and token count a byte budget is searched over.
 CANDIDATES = 8
@@ -117,6 +118,7 @@ class Codec:
         tokens: int | None = None,
         tiles: str | Grid | None = None,
         target_size: int | None = None,
+        effort: int = DEFAULT_EFFORT,
         background: Background = "white",
         form: str = "tok",
         return_errors: bool = False,
@@ -127,12 +129,16 @@ class Codec:
         tiles: "1x1" (the default: the whole picture in one square), "RxC", "auto", or (rows, columns).
         target_size: a budget in bytes: grid and tokens, where not given, are those whose decoded picture is nearest to
             the original (PSNR) among those that fit; the result is never larger.
+        effort: rounds of search for tokens that decode to something nearer, about as long as a decoding each; 0 takes
+            the nearest. Models that cannot search take no notice.
         background: the colour under transparent pixels.
         form: "tok", "bare" (the payload alone, without header and checksum) or "base64" (that as base64url text).
         return_errors: yield a picture's TitokcError in its place instead of raising it. What concerns all pictures (no
             such model, no such number of tokens) is raised all the same.
         """
         _check_form(form)
+        if effort < 0:
+            raise UsageError(f"effort {effort}: expected 0 or more")
 
         def read(picture: Picture) -> Image.Image:
             from PIL import Image
@@ -167,7 +173,7 @@ class Codec:
                 return payload if form == "bare" else to_text(payload).encode("ascii")
 
             inputs = tiling.cut(image, (header.rows, header.columns), tokenizer.image_size)
-            return Job((tokenizer, header.tokens_per_tile), header.tiles, inputs, finish)
+            return Job((tokenizer, header.tokens_per_tile, effort), header.tiles, inputs, finish)
 
         def check() -> None:
             _check_tokens(self.tokenizer, tokens)
@@ -268,7 +274,7 @@ class Codec:
 
         def loss(candidate: tuple[Grid, int]) -> int:
             grid, tokens = candidate
-            data = self.encode(image, tokens=tokens, tiles=grid)
+            data = self.encode(image, tokens=tokens, tiles=grid, effort=0)
             return _squared_error(image, self.decode(data))
 
         best = fitting[0] if len(fitting) == 1 else min(fitting, key=loss)
@@ -336,11 +342,11 @@ class Codec:
             self._loaded[name] = tokenizer
         return self._loaded[name]
 
-    def _encode_tiles(self, key: tuple[Tokenizer, int], tiles: list[Image.Image]) -> list[list[int]]:
+    def _encode_tiles(self, key: tuple[Tokenizer, int, int], tiles: list[Image.Image]) -> list[list[int]]:
         from titokc import inference
 
-        tokenizer, tokens = key
-        return inference.encode_tiles(tokenizer, tiles, tokens, self.batch_size)
+        tokenizer, tokens, effort = key
+        return inference.encode_tiles(tokenizer, tiles, tokens, effort, self.batch_size)
 
     def _decode_codes(self, key: tuple[Tokenizer, int], codes: list[list[int]]) -> list[Image.Image]:
         from titokc import inference

@@ -40,8 +40,12 @@ def find_dtype(name: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def encode_tiles(tokenizer: Tokenizer, tiles: Sequence[Image.Image], tokens: int, batch_size: int) -> list[list[int]]:
+def encode_tiles(
+    tokenizer: Tokenizer, tiles: Sequence[Image.Image], tokens: int, effort: int, batch_size: int
+) -> list[list[int]]:
     """RGB tiles of S x S pixels -> `tokens` indices for each, whatever is encoded together and on how many threads.
+
+    effort: see `Tokenizer.encode`.
 
     A matrix product rounds differently with other shapes and when threads share it, and a near tie between two indices
     would fall the other way. So every product has one shape and one thread: the CPU's threads take single tiles side by
@@ -54,12 +58,13 @@ def encode_tiles(tokenizer: Tokenizer, tiles: Sequence[Image.Image], tokens: int
                 full_precision(tokenizer.device),
                 ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
             ):
-                return [codes[0] for codes in pool.map(lambda tile: _encode_batch(tokenizer, [tile], tokens, 1), tiles)]
+                found = pool.map(lambda tile: _encode_batch(tokenizer, [tile], tokens, effort, 1), tiles)
+                return [codes[0] for codes in found]
         finally:
             torch.set_num_threads(threads)
     codes: list[list[int]] = []
     for start in range(0, len(tiles), batch_size):
-        codes += _encode_batch(tokenizer, tiles[start : start + batch_size], tokens, batch_size)
+        codes += _encode_batch(tokenizer, tiles[start : start + batch_size], tokens, effort, batch_size)
     return codes
 
 
@@ -77,12 +82,14 @@ def decode_codes(tokenizer: Tokenizer, codes: Sequence[Sequence[int]], dtype: to
 
 
 @torch.inference_mode()
-def _encode_batch(tokenizer: Tokenizer, tiles: Sequence[Image.Image], tokens: int, size: int) -> list[list[int]]:
+def _encode_batch(
+    tokenizer: Tokenizer, tiles: Sequence[Image.Image], tokens: int, effort: int, size: int
+) -> list[list[int]]:
     pixels = np.zeros((size, tokenizer.image_size, tokenizer.image_size, 3), np.uint8)
     for row, tile in enumerate(tiles):
         pixels[row] = np.asarray(tile)
     images = _to_device(torch.from_numpy(pixels), tokenizer.device).permute(0, 3, 1, 2).float().div(255)
-    return tokenizer.encode(images, tokens)[: len(tiles)].cpu().tolist()
+    return tokenizer.encode(images, tokens, effort)[: len(tiles)].cpu().tolist()
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:

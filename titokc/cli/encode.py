@@ -20,6 +20,9 @@ from titokc.container import DEFAULT_LIMITS
 @click.option(
     "--target-size", metavar="BYTES", type=click.IntRange(1), help="Best grid and tokens within this many bytes."
 )
+@click.option(
+    "--effort", type=click.IntRange(0, 100), default=8, show_default=True, help="Rounds of search for better tokens."
+)
 @click.option("--bare", is_flag=True, help="The payload alone, without header and checksum.")
 @click.option("--base64", is_flag=True, help="The payload alone as base64url text.")
 @click.option("--background", metavar="COLOR", default="white", show_default=True, help="Under transparent pixels.")
@@ -31,6 +34,7 @@ def encode(
     tokens: int | None,
     tiles: str | None,
     target_size: int | None,
+    effort: int,
     bare: bool,
     base64: bool,
     background: str,
@@ -59,6 +63,7 @@ def encode(
             tokens=tokens,
             tiles=tiles,
             target_size=target_size,
+            effort=effort,
             background=background,
             form=form,
             return_errors=True,

@@ -1,12 +1,12 @@
 """nano, the embedded tokenizer: a linear code that is good from the first step, and a ViT that learns what is missing.
 
-    images -> thumbnail [B, 3, 64, 64] -> DCT -> lowest frequencies [B, C]
-    frequencies -> residual vector quantiser, token by token -> indices [B, K]
-    indices -> frequencies -> inverse DCT -> thumbnail -> + ViT decoder's correction -> images
+    images -> thumbnail [B, 3, 64, 64] -> DCT -> the coefficients that photographs need most [B, C]
+    coefficients -> residual vector quantiser, token by token (titokc.models.adaptive_rvq) -> indices [B, K]
+    indices -> coefficients -> inverse DCT -> thumbnail -> + ViT decoder's correction -> images
 
 The ViT ends in zeros, so an untrained nano is the linear code. Every token refines the few coefficients that are most
 wrong after the tokens before it, so each prefix of a code is a code. Because sizes change by cutting or padding the
-DCT, the same weights work at 64 pixels (pretraining) and at full size. Encoding takes no network at all.
+DCT, the same weights work at 64 pixels (pretraining) and at full size. The ViT is not needed for encoding.
 """
 
 import math
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titokc.models.adaptive_rvq import AdaptiveResidualVQ, Progress
 from titokc.models.blocks import full_precision
 from titokc.models.interface import Reconstruction, Tokenizer
 
@@ -26,24 +27,29 @@ _OPPONENT = (
     (1 / math.sqrt(2), 0.0, -1 / math.sqrt(2)),
     (1 / math.sqrt(6), -2 / math.sqrt(6), 1 / math.sqrt(6)),
 )
+# The search for better indices: its first step, and how steps change when one helped and when it did not.
+_FIRST_STEP = 0.5
+_STEP_CHANGES = (1.2, 0.5)
 # Cosines that tell the decoder how many tokens there are.
 _WAVES = 8
 
 
 @dataclass(frozen=True)
 class NanoConfig:
-    """image_size: side of the pictures. thumb_size: side of what the ViT sees. band: the lowest band x band
-    frequencies of each colour channel can be coded. token_size: coefficients that one token refines.
-    num_tokens, min_tokens: the longest and the shortest code. width, heads, layers: of the ViT."""
+    """image_size: side of the pictures. thumb_size: side of what the ViT sees. coefficients: how many of the
+    thumbnail's DCT can be coded. token_size: how many one token refines. hidden, refresh: of the network that chooses
+    them. num_tokens, min_tokens: the longest and the shortest code. width, heads, layers: of the ViT."""
 
     image_size: int = 256
     thumb_size: int = 64
     patch_size: int = 8
-    band: int = 32
+    coefficients: int = 2048
     num_tokens: int = 128
     min_tokens: int = 32
     codebook_size: int = 4096
     token_size: int = 8
+    hidden: int = 256
+    refresh: int = 4
     width: int = 256
     heads: int = 4
     layers: int = 6
@@ -51,10 +57,6 @@ class NanoConfig:
     @property
     def patches(self) -> int:
         return (self.thumb_size // self.patch_size) ** 2
-
-    @property
-    def coefficients(self) -> int:
-        return 3 * self.band**2
 
 
 def dct_matrix(size: int, frequencies: int) -> Tensor:
@@ -74,91 +76,6 @@ def resize(images: Tensor, size: int) -> Tensor:
     matrix = dct_matrix(size, shared).T @ dct_matrix(side, shared) * math.sqrt(size / side)
     matrix = matrix.to(images.device)
     return matrix @ images @ matrix.T
-
-
-class Quantizer(nn.Module):
-    """Residual vector quantisation in which token k refines only `coefficients[k]`, T of the C coefficients.
-
-    The coefficients of a token are those with the largest variance left after the tokens before it (reverse
-    water-filling with T at a time); its codebook is the k-means of what is left of them.
-    """
-
-    coefficients: Tensor
-
-    def __init__(self, config: NanoConfig) -> None:
-        super().__init__()
-        tokens, size = config.num_tokens, config.token_size
-        self.total = config.coefficients
-        self.codebooks = nn.Parameter(torch.zeros(tokens, size, config.codebook_size), requires_grad=False)
-        self.register_buffer("coefficients", torch.zeros(tokens, size, dtype=torch.int32))
-
-    def nearest(self, residual: Tensor, token: int) -> tuple[Tensor, Tensor]:
-        """What is left of a token's coefficients [B, T] -> indices [B] of its nearest entries, and those [B, T]."""
-        codebook = self.codebooks[token].detach()
-        scores = torch.addmm(codebook.square().sum(0) / 2, residual, codebook, alpha=-1)
-        # On the CPU NumPy's arg-min is five times faster than torch's, and this is what fitting spends its time on.
-        indices = scores.argmin(1) if scores.is_cuda else torch.from_numpy(scores.cpu().numpy().argmin(1))
-        indices = indices.to(codebook.device)
-        return indices, codebook.T[indices]
-
-    @torch.no_grad()
-    def assign(self, coefficients: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """float32 [B, C] and the tokens to make of each, [B] -> indices [B, max(counts)] (0 beyond a row's count) and
-        the quantised coefficients [B, C]."""
-        with full_precision(coefficients.device):
-            return self._assign(coefficients, counts)
-
-    def _assign(self, coefficients: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        order = counts.argsort(descending=True, stable=True)
-        residual, descending = coefficients[order], counts[order].cpu()
-        indices = torch.zeros(len(order), int(descending[0]), dtype=torch.int64, device=residual.device)
-        for token in range(indices.shape[1]):
-            rows, chosen = int((descending > token).sum()), self.coefficients[token].long()
-            found, entries = self.nearest(residual[:rows, chosen], token)
-            indices[:rows, token] = found
-            residual[:rows, chosen] -= entries
-        back = order.argsort()
-        return indices[back], coefficients - residual[back]
-
-    def lookup(self, indices: Tensor) -> Tensor:
-        """Indices [B, k] -> coefficients [B, C]."""
-        tokens = indices.shape[1]
-        columns = indices.T[:, None, :].expand(-1, self.codebooks.shape[1], -1)
-        entries = self.codebooks[:tokens].gather(2, columns)  # [k, T, B]
-        places = self.coefficients[:tokens].long().flatten()
-        return entries.new_zeros(len(indices), self.total).index_add_(1, places, entries.flatten(0, 1).T.contiguous())
-
-    @torch.no_grad()
-    def fit(self, samples: Tensor, rounds: int = 6) -> None:
-        """Chooses coefficients and codebooks, greedily token by token, for samples [N, C]."""
-        tokens, size = self.coefficients.shape
-        variance = samples.square().mean(0)
-        candidates = variance.argsort(descending=True)[: size * tokens]
-        residual = samples[:, candidates].T.contiguous()  # [C', N]
-        variance = variance[candidates]
-        for token in range(tokens):
-            chosen = variance.argsort(descending=True)[:size]
-            points = residual[chosen].T.contiguous()
-            self.coefficients[token] = candidates[chosen].to(torch.int32)
-            self.codebooks[token] = points[torch.randperm(len(points))[: self.codebooks.shape[2]]].T
-            for turn in range(rounds):
-                # The early rounds only have to spread the entries: a quarter of the samples does.
-                part = points if turn >= rounds - 2 else points[torch.randperm(len(points))[: len(points) // 4]]
-                self._lloyd(part, token)
-            for part in points.split(512):
-                part -= self.nearest(part, token)[1]
-            residual[chosen] = points.T
-            variance[chosen] = points.square().mean(0)
-
-    def _lloyd(self, points: Tensor, token: int) -> None:
-        """One round of k-means on points [N, T]; entries that nothing is near to move to random points."""
-        entries = self.codebooks.shape[2]
-        indices = torch.cat([self.nearest(part, token)[0] for part in points.split(512)])
-        sizes = torch.bincount(indices, minlength=entries)
-        means = torch.zeros(entries, points.shape[1]).index_add_(0, indices, points) / sizes.clamp(min=1)[:, None]
-        empty = sizes == 0
-        means[empty] = points[torch.randint(len(points), (int(empty.sum()),))]
-        self.codebooks[token] = means.T
 
 
 class _Block(nn.Module):
@@ -219,19 +136,56 @@ class NanoTokenizer(Tokenizer):
         self.codebook_size = config.codebook_size
         self.min_tokens, self.max_tokens = config.min_tokens, config.num_tokens
         self.nested = True
-        self.quantizer = Quantizer(config)
+        self.quantizer = AdaptiveResidualVQ(
+            config.coefficients,
+            config.num_tokens,
+            config.token_size,
+            config.codebook_size,
+            config.hidden,
+            config.refresh,
+        )
         self.decoder = Decoder(config)
         self.register_buffer("opponent", torch.tensor(_OPPONENT), persistent=False)
-        self.register_buffer("dct", dct_matrix(config.thumb_size, config.band), persistent=False)
+        self.register_buffer("dct", dct_matrix(config.thumb_size, config.thumb_size), persistent=False)
+        self.register_buffer("coded", torch.zeros(config.coefficients, dtype=torch.int32))
 
     opponent: Tensor
     dct: Tensor
+    coded: Tensor
 
     @torch.no_grad()
-    def encode(self, images: Tensor, tokens: int | None = None) -> Tensor:
+    def encode(self, images: Tensor, tokens: int | None = None, effort: int = 0) -> Tensor:
         """See `Tokenizer.encode`. UsageError for a number of tokens that the model does not make."""
         counts = torch.full((len(images),), self.token_count(tokens), device=images.device)
-        return self.quantizer.assign(self._analyse(images), counts)[0]
+        if not effort:
+            return self.quantizer.assign(self._analyse(images - 0.5), counts)[0]
+        with torch.inference_mode(False), torch.enable_grad(), full_precision(images.device):
+            return self._search(images.float().clone(), counts, effort)
+
+    def _search(self, images: Tensor, counts: Tensor, rounds: int) -> Tensor:
+        """Indices whose decoded picture is nearer than that of the nearest ones.
+
+        What is quantised moves from the picture's own coefficients to those that the decoder would need, by the
+        gradient of its squared error; each picture's steps grow while they help and shrink when they do not.
+        """
+        goal = self._analyse(images - 0.5)
+        step = torch.full_like(goal[:, :1], _FIRST_STEP)
+        least = torch.full_like(step, torch.inf)
+        from_goal = from_ideal = goal
+        best = torch.zeros(len(images), int(counts.max()), dtype=torch.int64, device=images.device)
+        for _ in range(rounds + 1):
+            indices, coded = self.quantizer.assign(goal, counts)
+            coded.requires_grad_()
+            error = (self._synthesise(coded, counts, self.image_size) - images).square().mean((1, 2, 3))[:, None]
+            # Were there only the linear code, this would be the picture's own coefficients.
+            ideal = (coded - 1.5 * torch.autograd.grad(error.sum(), coded)[0]).detach()
+            better = error.detach() < least
+            least = torch.where(better, error.detach(), least)
+            from_goal, from_ideal = torch.where(better, goal, from_goal), torch.where(better, ideal, from_ideal)
+            best = torch.where(better, indices, best)
+            step = step * torch.where(better, *_STEP_CHANGES)
+            goal = from_goal + step * (from_ideal - from_goal)
+        return best
 
     def decode(self, indices: Tensor) -> Tensor:
         """See `Tokenizer.decode`. Runs under the caller's autocast, but for the linear part."""
@@ -245,33 +199,45 @@ class NanoTokenizer(Tokenizer):
         Only the decoder has gradients."""
         if not isinstance(tokens, Tensor):
             tokens = torch.full((len(images),), tokens or self.max_tokens, device=images.device)
-        indices, coefficients = self.quantizer.assign(self._analyse(images), tokens)
+        indices, coefficients = self.quantizer.assign(self._analyse(images - 0.5), tokens)
         made = self._synthesise(coefficients, tokens, images.shape[-1])
         return Reconstruction(made, indices, made.new_zeros(()))
 
     @torch.no_grad()
-    def initialise(self, batches: Iterator[Tensor]) -> None:
+    def initialise(self, batches: Iterator[Tensor], progress: Progress = iter) -> None:
         """Fits the quantiser to the training images [B, 3, S, S] of `batches`: 32 of them for each entry."""
-        samples: list[Tensor] = []
+        whole: list[Tensor] = []
+        while sum(map(len, whole)) < 2 * self.codebook_size:
+            whole.append(self._transform(next(batches) - 0.5).cpu())
+        variances = torch.cat(whole).square().mean(0)
+        self.coded.copy_(variances.argsort(descending=True)[: self.config.coefficients])
+        samples = [part[:, self.coded.cpu().long()] for part in whole]
+        del whole
         while sum(map(len, samples)) < 32 * self.codebook_size:
-            samples.append(self._analyse(next(batches)).cpu())
+            samples.append(self._analyse(next(batches) - 0.5).cpu())
         device = self.device
-        self.quantizer.cpu().fit(torch.cat(samples))
+        self.quantizer.cpu().fit(torch.cat(samples), progress=progress)
         self.quantizer.to(device)
 
+    def _analyse(self, centred: Tensor) -> Tensor:
+        """RGB around zero [B, 3, S, S] -> float32 coefficients [B, C], in units of pixel values."""
+        return self._transform(centred)[:, self.coded.long()]
+
     @torch.no_grad()
-    def _analyse(self, images: Tensor) -> Tensor:
-        """RGB [B, 3, S, S] -> float32 coefficients [B, C], in units of pixel values."""
-        with full_precision(images.device):
-            thumbs = resize(images.float() - 0.5, self.config.thumb_size)
+    def _transform(self, centred: Tensor) -> Tensor:
+        """RGB around zero [B, 3, S, S] -> the thumbnail's DCT in opponent colours, float32 [B, 3 * thumb_size^2]."""
+        with full_precision(centred.device):
+            thumbs = resize(centred.float(), self.config.thumb_size)
             opponent = torch.einsum("dc,bchw->bdhw", self.opponent, thumbs)
             return (self.dct @ opponent @ self.dct.T).flatten(1) / self.config.thumb_size
 
     def _synthesise(self, coefficients: Tensor, counts: Tensor, size: int) -> Tensor:
         """Coefficients [B, C], of which the first tokens [B] are known -> float32 RGB [B, 3, size, size]."""
-        band, side = self.config.band, self.config.thumb_size
+        side = self.config.thumb_size
+        spectrum = coefficients.new_zeros(len(coefficients), 3 * side * side)
+        spectrum[:, self.coded.long()] = coefficients
         with full_precision(coefficients.device):
-            opponent = self.dct.T @ coefficients.unflatten(1, (3, band, band)) @ self.dct * side
+            opponent = self.dct.T @ spectrum.unflatten(1, (3, side, side)) @ self.dct * side
             thumbs = torch.einsum("dc,bdhw->bchw", self.opponent, opponent)
         correction, detail = self.decoder(thumbs, counts / self.max_tokens, detail=size != side)
         with full_precision(coefficients.device):

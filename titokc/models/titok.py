@@ -128,7 +128,7 @@ class TiTok(Tokenizer):
             self.pixel_decoder = PixelDecoder(config.pixel_channels)
 
     @torch.no_grad()
-    def encode(self, images: Tensor, tokens: int | None = None) -> Tensor:
+    def encode(self, images: Tensor, tokens: int | None = None, effort: int = 0) -> Tensor:  # noqa: ARG002
         """See `Tokenizer.encode`. UsageError for a number of tokens that the model does not make."""
         count = self.token_count(tokens)
         return self.quantize.assign(self.latents(images)[:, :count])
