@@ -151,10 +151,14 @@ class JPEGXL(Format):
 
     name = "jpegxl"
     suffix = ".jxl"
-    breadth = 4
+    breadth = 8
     around = (2, 4)
     ladder = (*(step / 2 for step in range(61)), *range(31, 97))
     variants = ({"effort": 7}, {"effort": 9})
+
+    def __init__(self) -> None:
+        if not self._plugin:  # a process for each file
+            self.breadth, self.around = 3, (1, 2)
 
     @staticmethod
     def present() -> bool:

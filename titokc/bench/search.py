@@ -1,8 +1,8 @@
 """The best file of a baseline within a budget: every sensible downscale, filter, quality and variant of its format.
 
 "Best" is the highest PSNR once the small picture is enlarged again, by the better of bicubic and Lanczos, which costs
-the baseline no byte. Enlarging is linear, so the error of every candidate follows from a small projection of the
-picture instead of an enlargement each; the few best are then enlarged, rounded and measured for real.
+the baseline no byte. Enlarging is linear, so the error of every small candidate follows from a small projection of
+the picture instead of an enlargement each; the few best are then enlarged, rounded and measured for real.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ FAR_DB = 1.5  # three sizes in a row this far below a smaller one: larger ones a
 SLACK = 1.25  # nor those after three in a row whose coarsest file is so many times the budget
 BLOCK = 16  # files of pictures up to this side need not grow with it: they are one block, nearly all of it header
 MEASURED = 8
+LARGE, FEWEST = 256, 4  # pictures with a longer side are looked at a third as closely: neighbouring sizes differ less
 
 
 @dataclass(frozen=True)
@@ -175,12 +176,20 @@ class _FormatSearch:
         """Its PSNR in dB, enlarged."""
         key = (combination, step)
         if key not in self.scores:
-            self.scores[key] = self._size(combination.side).psnr(self.codec.decode(self.file(combination, step)))
+            picture = self.codec.decode(self.file(combination, step))
+            if self._is_large(combination.side):
+                self.scores[key] = max(psnr(self.image, enlarged(picture, self.image.size, way)) for way in ENLARGERS)
+            else:
+                self.scores[key] = self._size(combination.side).psnr(picture)
         return self.scores[key]
 
     def bound(self, side: int) -> float:
         """No file of a picture reduced to `side` has a higher PSNR (dB)."""
-        return self._size(side).bound
+        return math.inf if self._is_large(side) else self._size(side).bound
+
+    def _is_large(self, side: int) -> bool:
+        """Whether enlarging is cheaper than projecting."""
+        return 2 * side > max(self.image.size)
 
     def _reduced(self, side: int, kind: str) -> Image.Image:
         if (side, kind) not in self.pictures:
@@ -203,6 +212,8 @@ class _Narrowing:
         self.search = search
         self.codec = search.codec
         self.budget = budget
+        large = max(search.image.size) > LARGE
+        self.breadth = max(FEWEST, self.codec.breadth // 3) if large else self.codec.breadth
         self.steps: dict[Combination, int] = {}
 
     def best(self) -> Found | Impossible:
@@ -214,14 +225,14 @@ class _Narrowing:
         else:
             return Impossible(min(len(data) for data in self.search.files.values()))
         self._refine_sides(tried)
-        for near in self._leaders()[: self.codec.breadth]:
+        for near in self._leaders()[: self.breadth]:
             for kind in RESAMPLING:
                 self._attempt(near._replace(kind=kind), self.steps[near])
-        for near in self._leaders()[: self.codec.breadth]:
+        for near in self._leaders()[: self.breadth]:
             for variant in range(len(self.codec.variants)):
                 self._attempt(near._replace(variant=variant), self.steps[near])
         finalists = {
-            key: self.search.score(*key) for near in self._leaders()[: self.codec.breadth] for key in self._around(near)
+            key: self.search.score(*key) for near in self._leaders()[: self.breadth] for key in self._around(near)
         }
         ranked = sorted(finalists, key=lambda key: finalists[key], reverse=True)[:MEASURED]
         image, files = self.search.image, self.search.files
@@ -232,33 +243,46 @@ class _Narrowing:
 
     def _try_sides(self, sides: list[int], variant: int) -> None:
         """From the smallest, until no file fits any more, or larger pictures only get worse."""
-        guess, best, past, over = len(self.codec.ladder) - 1, 0.0, 0, 0
+        best, past, over = 0.0, 0, 0
+        known: list[Combination] = []
         for side in sides:
             combination = Combination(side, "lanczos", variant)
             if self.search.bound(side) < best:
                 continue
             if len(self.search.file(combination, 0)) > SLACK * self.budget:
                 over += 1
-            elif self._attempt(combination, guess):
-                guess, over = self.steps[combination], 0
+            elif self._attempt(combination, self._expected(side, known)):
+                known, over = [*known[-1:], combination], 0
                 past = past + 1 if self._score(combination) < best - FAR_DB else 0
                 best = max(best, self._score(combination))
             if past == 3 or (over >= 3 and side > BLOCK):
                 return
 
+    def _expected(self, side: int, known: list[Combination]) -> int:
+        """The step at `side`, on a line over the side's logarithm through the last two that are known."""
+        if not known:
+            return len(self.codec.ladder) - 1
+        last, step = known[-1], float(self.steps[known[-1]])
+        if len(known) > 1:
+            slope = (step - self.steps[known[0]]) / math.log(last.side / known[0].side)
+            step += min(0, slope) * math.log(side / last.side)
+        return max(0, round(step))
+
     def _refine_sides(self, tried: list[int]) -> None:
         """Halves the gaps on either side of the leaders, and of those that this brings up, until none is left."""
         while True:
-            between: dict[int, Combination] = {}
-            for near in self._leaders()[: self.codec.breadth]:
+            fresh: dict[int, tuple[Combination, int]] = {}
+            for near in self._leaders()[: self.breadth]:
                 at = tried.index(near.side)
                 for other in (tried[max(0, at - 1)], tried[min(len(tried) - 1, at + 1)]):
-                    between.setdefault((near.side + other) // 2, near)
-            fresh = {side: near for side, near in between.items() if side not in tried}
+                    side, step = (near.side + other) // 2, self.steps[near]
+                    if side not in tried:
+                        guess = (step + self.steps.get(near._replace(side=other), step)) // 2
+                        fresh.setdefault(side, (near._replace(side=side), guess))
             if not fresh:
                 return
-            for side, near in fresh.items():
-                self._attempt(near._replace(side=side), self.steps[near])
+            for combination, guess in fresh.values():
+                self._attempt(combination, guess)
             tried = sorted((*tried, *fresh))
 
     def _attempt(self, combination: Combination, guess: int) -> bool:
@@ -303,14 +327,21 @@ class _Narrowing:
 
 
 def coarse_sides(size: tuple[int, int]) -> list[int]:
-    """Long sides from `SMALLEST_SIDE` to the full one: steps of 6 %, and all that give whole blocks of 16 pixels."""
+    """Long sides from `SMALLEST_SIDE` to the full one: steps of 6 %, and those that give whole blocks of 16 pixels.
+
+    Of these the ones up to 16 blocks: what a block on the edge wastes is little after that.
+    """
     longest = max(size)
     sides = {longest}
     side = float(min(SMALLEST_SIDE, longest))
     while side < longest:
         sides.add(round(side))
         side = max(side + 1, side * 1.06)
-    sides |= {side for side in range(16, longest + 1) if any(edge % 16 == 0 for edge in reduced(size, side))}
+    sides |= {
+        side
+        for side in range(BLOCK, min(longest, 16 * BLOCK) + 1)
+        if any(edge % BLOCK == 0 for edge in reduced(size, side))
+    }
     return sorted(sides)
 
 
