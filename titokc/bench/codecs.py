@@ -44,7 +44,7 @@ class TitokModel(Codec):
         """The setting whose file is at most `budget` bytes and best (by `Codec.encode(target_size=...)`)."""
         from titokc.container import read_header
 
-        header = read_header(self.codec.encode(image, target_size=budget))
+        header = read_header(self.codec.encode(image, target_size=budget, effort=0))  # grid and tokens are the same
         return {"tokens": header.tokens_per_tile, "tiles": f"{header.rows}x{header.columns}"}
 
 
