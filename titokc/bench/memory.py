@@ -22,14 +22,19 @@ def peak_memory_mb(spec: str, device: str, picture: Path, point: Point) -> float
 
 
 def _peak_bytes() -> int:
-    """Linux's VmHWM starts at zero with the program; ru_maxrss, for the others, can be the parent's."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(lines["VmHWM"].split()[0]) * 1024
+    """Of this process, or of the largest program that it ran.
+
+    Linux's VmHWM starts at zero with the program; ru_maxrss, for the others, can be the parent's.
+    """
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    unit = 1 if sys.platform == "darwin" else 1024
+    status = Path("/proc/self/status")
+    if status.exists():
+        own = int(dict(line.split(":", 1) for line in status.read_text().splitlines())["VmHWM"].split()[0]) * 1024
+    else:
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit)
 
 
 def _main(spec: str, device: str, picture: str, point: str) -> None:

@@ -29,7 +29,7 @@ def as_tensor(picture: Image.Image) -> Tensor:
 
 
 class Lite0:
-    """EfficientNet-Lite0's features of one picture at a time; the last few are kept, as originals come up again."""
+    """EfficientNet-Lite0's features of one picture at a time; the last two are kept, as originals come up again."""
 
     def __init__(self, device: torch.device) -> None:
         self.network = EfficientNetLite0.pretrained().to(device)
@@ -39,8 +39,9 @@ class Lite0:
     @torch.inference_mode()
     def stages(self, picture: Image.Image) -> list[Tensor]:
         """The five stages, [1, C, h, w] each."""
-        for known, stages in self._kept:
+        for at, (known, stages) in enumerate(self._kept):
             if known is picture:
+                self._kept.append(self._kept.pop(at))
                 return stages
         stages = self.network.features(as_tensor(picture).to(self.device).float() / 255)
         self._kept = [*self._kept[-1:], (picture, stages)]
