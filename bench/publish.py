@@ -48,7 +48,7 @@ TABLES = (
     Table("val-256", "100 ImageNet photographs that were in no training set, the same way:", ("nano", "webp")),
     Table(
         "kodak-larger",
-        "Larger budgets, Kodak again: where it stops being worth it.",
+        "Larger budgets, Kodak again: the lead over WebP shrinks with every byte.",
         ("nano", "webp", "jpegxl", "jpeg2000", "avif", "jpeg"),
     ),
     Table(

@@ -52,6 +52,8 @@ def estimate(recipe: Recipe, tokenizer: Tokenizer, autocast: torch.dtype, proces
         lines.append(f"time: about {hours:.1f} hours for {recipe.steps:,} steps")
     else:
         lines.append(f"time: {recipe.minutes / 60:.1f} hours, as budgeted")
+    if hasattr(tokenizer, "initialise"):
+        lines.append("before that its quantiser is fitted to training images, 10 to 20 minutes on two cores")
     return lines
 
 
