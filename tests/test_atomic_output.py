@@ -100,7 +100,8 @@ def test_the_command_line(tmp_path, monkeypatch, photo, tiny, error, code):
 
 
 WRITER = """
-import sys, titokc.files
+import signal, sys, titokc.files
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background would have it ignored
 print("ready", flush=True)
 while True:
     for fill in (b"a", b"b"):
