@@ -9,7 +9,7 @@ from titokc import weights
 from titokc.models.nano import NanoConfig, NanoTokenizer
 from titokc.weights.int8 import compact, expand
 
-TINY = NanoConfig(32, 16, 4, 8, 6, 2, 32, 3, 16, 2, 1)
+TINY = NanoConfig(32, 16, 4, 96, 6, 2, 32, 3, 8, 2, 16, 2, 1)
 
 
 def test_rows_are_scaled_to_127() -> None:
