@@ -1,26 +1,24 @@
 """A benchmark run: pictures x codecs x points -> rows, then sets, memory, environment, all in the report's folder.
 
-Searches of baselines go first, in parallel, into a cache; everything that is timed or needs a network then runs in
-this process, one thing at a time. `titokc.bench.summary` and `titokc.bench.report` make tables and pages of it.
+Searches of baselines go first, in parallel, into a cache. Then this process encodes and decodes a picture with every
+codec, one after the other with nothing beside it, as that is timed; and several processes measure what came out.
+`titokc.bench.summary` and `titokc.bench.report` make tables and pages of it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from titokc.bench import images
+from titokc.bench import images, workers
 from titokc.bench.codecs import TitokModel, open_codec
 from titokc.bench.environment import environment
 from titokc.bench.interface import Codec, Format, Placeholder, Point
@@ -32,7 +30,6 @@ from titokc.errors import InputError, TitokcError, UsageError
 from titokc.files import write_atomic
 
 DEFAULT_BUDGETS = (60, 108, 156, 204)
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Progress = Callable[[str, int, int], None]
 
@@ -78,18 +75,19 @@ def run(settings: Settings, progress: Progress = lambda *_: None) -> Outcome:
         for name in ("rows.jsonl", "sets.json", "environment.json"):
             (settings.output / name).unlink(missing_ok=True)
     rows = Rows(settings.output)
-    bench = _Bench(settings, codecs, measures, rows)
-    bench.check_first(found)
-    bench.search(found, progress)
     failed = {}
-    for done, (name, path) in enumerate(found):
-        progress("measuring", done, len(found))
-        try:
-            bench.measure(name, path)
-        except InputError as error:
-            failed[name] = str(error)
-    progress("measuring", len(found), len(found))
-    bench.measure_sets([name for name, _ in found if name not in failed], progress)
+    with workers.workers(settings.jobs) as pool:
+        bench = _Bench(settings, codecs, measures, rows, pool)
+        bench.check_first(found)
+        bench.search(found, progress)
+        for done, (name, path) in enumerate(found):
+            progress("measuring", done, len(found))
+            try:
+                bench.measure(name, path)
+            except InputError as error:
+                failed[name] = str(error)
+        progress("measuring", len(found), len(found))
+        bench.measure_sets([name for name, _ in found if name not in failed], progress)
     _write_json(settings.output / "environment.json", bench.environment(len(found) - len(failed)))
     return Outcome(failed, measures.unavailable)
 
@@ -104,11 +102,14 @@ def _open_all(settings: Settings) -> dict[str, Codec]:
 
 
 class _Bench:
-    def __init__(self, settings: Settings, codecs: dict[str, Codec], measures: Measures, rows: Rows) -> None:
+    def __init__(
+        self, settings: Settings, codecs: dict[str, Codec], measures: Measures, rows: Rows, pool: Executor
+    ) -> None:
         self.settings = settings
         self.codecs = codecs
         self.measures = measures
         self.rows = rows
+        self.pool = pool
         self.cache = Cache(settings.cache)
         self.warm: set[str] = set()
 
@@ -133,16 +134,10 @@ class _Bench:
             if not isinstance(codec, TitokModel) and any(self._missing(key) for key in self._keys(name, codec))
         ]
         progress("searching", 0, len(jobs))
-        if settings.jobs == 1 or len(jobs) < 2:
-            for done, job in enumerate(jobs, 1):
-                _search(*job)
-                progress("searching", done, len(jobs))
-            return
-        with _one_thread_each(), _pool(min(settings.jobs, len(jobs))) as pool:
-            futures = [pool.submit(_search, *job) for job in jobs]
-            for done, future in enumerate(as_completed(futures), 1):
-                future.result()
-                progress("searching", done, len(jobs))
+        futures = [self.pool.submit(workers.search, *job) for job in jobs]
+        for done, future in enumerate(as_completed(futures), 1):
+            future.result()
+            progress("searching", done, len(jobs))
 
     def measure(self, name: str, path: Path) -> None:
         """All rows of a picture that are not there yet. Raises InputError if it cannot be read."""
@@ -153,10 +148,22 @@ class _Bench:
         original = images.load(path, self.settings.crop)
         digest = images.digest(original)
         self.rows.check(name, digest, self.settings.crop, {codec.name: codec.version for codec in self.codecs.values()})
-        _save_picture(original, self._picture_path("original", None, name))
-        for codec, key in wanted:
-            row = self._row(codec, key, original)
-            self.rows.add({"image": name, "digest": digest, "crop": self.settings.crop} | row)
+        kept = self._picture_path("original", None, name)
+        _save_picture(original, kept)
+        rows = [self._coded(codec, key, original) for codec, key in wanted]
+        common = (*self._measuring("picture"), kept)
+        values = [
+            self.pool.submit(workers.measure, *common, self._picture_path(row["codec"], row["budget"], name))
+            for row in rows
+            if row["reason"] is None
+        ]
+        for row in rows:
+            measured = values.pop(0).result() if row["reason"] is None else {}
+            self.rows.add({"image": name, "digest": digest, "crop": self.settings.crop} | row | measured)
+
+    def _measuring(self, what: str) -> tuple[tuple[str, ...], str, Path | None]:
+        """The metrics of "picture" or "set", and what else a worker needs to know of them."""
+        return tuple(self.measures.names_of(what)), self.settings.device, self.settings.weights
 
     def _keys(self, name: str, codec: Codec) -> list[Key]:
         keys: list[Key] = [(name, codec.name, EQUAL_BYTES, budget) for budget in self.settings.budgets]
@@ -173,7 +180,8 @@ class _Bench:
             path.exists() for path in pictures
         )
 
-    def _row(self, codec: Codec, key: Key, original: Image.Image) -> Row:
+    def _coded(self, codec: Codec, key: Key, original: Image.Image) -> Row:
+        """A row without its metrics; the decoded picture is saved."""
         _, _, view, budget = key
         row: Row = {"width": original.width, "height": original.height, "codec": codec.name}
         row |= {"kind": "model" if isinstance(codec, TitokModel) else "baseline", "version": codec.version}
@@ -197,7 +205,6 @@ class _Bench:
         pixels = original.width * original.height
         row |= {"reason": None, "point": point, "enlarge": enlarge}
         row |= {"bytes": len(data), "bpp": 8 * len(data) / pixels, "ratio": 3 * pixels / len(data)}
-        row |= self.measures.picture(original, picture)
         return row | {"encode_ms": 1e3 * (encoded - start), "decode_ms": 1e3 * (decoded - encoded)}
 
     def _best(
@@ -230,15 +237,17 @@ class _Bench:
         groups = [group for group in groups if self._set_is_missing(entries, group, names)]
         if not groups:
             return
-        originals = self.measures.features(self._pictures("original", None, names))
-        for done, (codec, budget) in enumerate(groups):
-            progress("comparing sets", done, len(groups))
-            made = self.measures.features(self._pictures(codec.name, budget, names))
-            values = self.measures.sets(originals, made)
+        common = (*self._measuring("set"), self._pictures("original", None, names))
+        jobs = [
+            self.pool.submit(workers.measure_set, *common, self._pictures(codec.name, budget, names))
+            for codec, budget in groups
+        ]
+        progress("comparing sets", 0, len(jobs))
+        for done, ((codec, budget), job) in enumerate(zip(groups, jobs, strict=True), 1):
             entry = {"codec": codec.name, "version": codec.version, "budget": budget, "pictures": list(names)}
-            entries[codec.name, budget] = entry | values
+            entries[codec.name, budget] = entry | job.result()
             _write_json(path, list(entries.values()))
-        progress("comparing sets", len(groups), len(groups))
+            progress("comparing sets", done, len(jobs))
 
     def _set_is_missing(
         self, entries: dict[tuple[str, int], dict[str, Any]], group: tuple[Codec, int], names: Sequence[str]
@@ -274,10 +283,8 @@ class _Bench:
     def _picture_path(self, codec: str, budget: int | None, name: str) -> Path:
         return picture_path(self.settings.output, codec, budget, name)
 
-    def _pictures(self, codec: str, budget: int | None, names: Sequence[str]) -> Iterator[Image.Image]:
-        for name in names:
-            with Image.open(self._picture_path(codec, budget, name)) as picture:
-                yield picture.convert("RGB")
+    def _pictures(self, codec: str, budget: int | None, names: Sequence[str]) -> tuple[Path, ...]:
+        return tuple(self._picture_path(codec, budget, name) for name in names)
 
 
 def picture_path(output: Path, codec: str, budget: int | None, name: str) -> Path:
@@ -289,48 +296,6 @@ def picture_path(output: Path, codec: str, budget: int | None, name: str) -> Pat
 def _save_picture(picture: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, compress_level=4)
-
-
-def _search(path: Path, crop: str, spec: str, budgets: Sequence[int], cache: Path) -> None:
-    """In a worker: fills the cache for a codec and a picture. An unreadable picture is reported by `measure`."""
-    codec = open_codec(spec)
-    assert isinstance(codec, Format | Placeholder)
-    try:
-        original = images.load(path, crop)
-    except InputError:
-        return
-    Cache(cache).best_files(codec, original, budgets)
-    if isinstance(codec, Format):
-        Cache(cache).floor_file(codec, original)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Workers started inside use one thread of numpy's BLAS each."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_die_of_interrupt)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _die_of_interrupt() -> None:
-    """Ctrl-C reaches the whole group: a worker ends at once and says nothing, the parent reports."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _read_json(path: Path, default: Any) -> Any:

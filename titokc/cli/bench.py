@@ -51,7 +51,7 @@ def bench() -> None:
 @click.option("--crop", type=click.Choice(CROPS), default=CROPS[0], show_default=True)
 @click.option("--metrics", metavar="A,B,...|all", help="[default: all but patch-fid, which takes long]")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many pictures.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Processes that search. [default: one a core]")
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes that search and measure. [default: one a core]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--weights-dir", type=click.Path(path_type=Path), help="Where LPIPS's and Inception's weights are.")
 @click.option("--download-weights", is_flag=True, help="Download those that are missing.")
