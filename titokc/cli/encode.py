@@ -8,6 +8,7 @@ import click
 
 from titokc.cli.batch import SUFFIXES, BatchOptions, Naming, batch_options, form_of, plan, run
 from titokc.cli.info import header_fields
+from titokc.codec import DEFAULT_EFFORT
 from titokc.container import DEFAULT_LIMITS
 
 
@@ -21,7 +22,12 @@ from titokc.container import DEFAULT_LIMITS
     "--target-size", metavar="BYTES", type=click.IntRange(1), help="Best grid and tokens within this many bytes."
 )
 @click.option(
-    "--effort", type=click.IntRange(0, 100), default=8, show_default=True, help="Rounds of search for better tokens."
+    "--effort",
+    metavar="N",
+    type=click.IntRange(0, 100),
+    default=DEFAULT_EFFORT,
+    show_default=True,
+    help="Rounds of search for better tokens.",
 )
 @click.option("--bare", is_flag=True, help="The payload alone, without header and checksum.")
 @click.option("--base64", is_flag=True, help="The payload alone as base64url text.")
@@ -52,9 +58,8 @@ def encode(
 
     form = form_of(bare, base64)
     tasks = plan(inputs, output, Naming(READABLE_SUFFIXES, SUFFIXES[form]))
-    Image.MAX_IMAGE_PIXELS = max(
-        options.limits.max_pixels, DEFAULT_LIMITS.max_pixels
-    )  # Pillow's own limit would come first
+    # Pillow's own limit would come first.
+    Image.MAX_IMAGE_PIXELS = max(options.limits.max_pixels, DEFAULT_LIMITS.max_pixels)
     codec = options.codec(model)
 
     def convert(sources: list[Path | bytes]) -> Iterator[Any]:

@@ -12,13 +12,13 @@ Idea: backward adaptation (C. Chrysafis, A. Ortega, "Efficient context-based ent
 compression", 1997) for fixed-length tokens; residual codebooks that depend on what is decoded: arXiv 2401.14732.
 
 Shapes: B pictures, C coefficients that can be coded, K tokens, T coefficients a token, V codebook entries, H hidden.
-Levels: log2 of a spread in eighths, from 0 to 96. Integer values: 64 to one spread at level 0.
+Levels: log2 of a spread in eighths, from 0 to 96. A spread at level 0 is 2^6 units of the integer values.
 """
 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +28,15 @@ from titokc.errors import UsageError
 from titokc.models.blocks import full_precision
 
 _LEVELS = 96
+_UNIT_BITS = 6
 # Codebook entries are in sixteenths of the spread, so that they fit into 8 bits.
 _ENTRY = 16
-_STEPS = [round(4 * 2 ** (level / 8)) for level in range(_LEVELS + 1)]
-# What the network sees of a coefficient of |x| / 12 spreads: the square root, centred.
-_EVIDENCE = [round(8 * (math.sqrt(x / 12) - 0.75)) for x in range(128)]
+_STEPS = [round(2**_UNIT_BITS / _ENTRY * 2 ** (level / 8)) for level in range(_LEVELS + 1)]
+# What the network sees of a coefficient of |x| twelfths of its usual spread: the square root, centred.
+_SEEN = 12
+_EVIDENCE = [round(8 * (math.sqrt(x / _SEEN) - 0.75)) for x in range(128)]
+# Fractional bits of what the network sees, of its hidden values, and of the levels it tells.
+_INPUT_BITS, _HIDDEN_BITS, _LEVEL_BITS = 3, 4, 3
 # How far a token of 12 bits for 8 coefficients lowers their levels, about: fits start from it.
 _DROP = -11
 # Pictures at a time while fitting: their distances to all entries stay in the cache.
@@ -54,6 +58,18 @@ class Known:
     def __getitem__(self, rows: slice) -> "Known":
         """The same of some pictures; what changes there changes here."""
         return Known(self.values[rows], self.levels[rows], self.coded[rows])
+
+
+class _Network(NamedTuple):
+    """The network's integers as float32. What a layer sums up is divided by its scale and rounded down."""
+
+    usual: Tensor
+    into: Tensor
+    into_bias: Tensor
+    into_scale: Tensor
+    out: Tensor
+    out_bias: Tensor
+    out_scale: Tensor
 
 
 class AdaptiveResidualVQ(nn.Module):
@@ -100,21 +116,29 @@ class AdaptiveResidualVQ(nn.Module):
         base = self.base.float().clamp(0, _LEVELS).expand(rows, -1)
         return Known(torch.zeros_like(base), base.clone(), torch.zeros_like(base, dtype=torch.bool))
 
-    def look(self, known: Known) -> Tensor:
-        """What the network sees: integers [B, C], 0 for coefficients that are not known."""
-        seen = (known.values.abs() * 12 / _power(self.base // 8 + 6)).floor().clamp(max=127)
-        return torch.where(known.coded, self.evidence[seen.long()], 0)
+    def network(self) -> _Network:
+        """For `guess`: made once for many tokens."""
+        into, out = ((w.float(), b.float()) for w, b in ((self.into, self.into_bias), (self.out, self.out_bias)))
+        return _Network(self._usual(), *into, _power(self.shifts[0]), *out, _power(self.shifts[1]))
 
-    def guess(self, known: Known, token: int) -> None:
+    def guess(self, known: Known, token: int, network: _Network) -> None:
         """Before token number `token`, if the network is to look anew: sets the levels of what is not known."""
         if not token or token % self.refresh:
             return
-        hidden = F.linear(self.look(known), self.into.float(), self.into_bias.float())
-        hidden = (hidden / _power(self.shifts[0])).floor().clamp(0, 127)
-        changes = F.linear(hidden, self.out.float(), self.out_bias.float())
-        changes = (changes / _power(self.shifts[1])).floor()
+        hidden = F.linear(self._look(known, network.usual), network.into, network.into_bias)
+        hidden = (hidden / network.into_scale).floor().clamp(0, 127)
+        changes = (F.linear(hidden, network.out, network.out_bias) / network.out_scale).floor()
         levels = (self.base + changes).clamp(0, _LEVELS)
         known.levels.copy_(torch.where(known.coded, known.levels, levels))
+
+    def _look(self, known: Known, usual: Tensor) -> Tensor:
+        """What the network sees: integers [B, C], 0 for coefficients that are not known."""
+        seen = (known.values.abs() * _SEEN / usual).floor().clamp(max=127)
+        return torch.where(known.coded, self.evidence[seen.long()], 0)
+
+    def _usual(self) -> Tensor:
+        """The spread of each coefficient over all pictures, rounded down to a power of two."""
+        return _power(self.base // 8 + _UNIT_BITS)
 
     def choose(self, known: Known) -> tuple[Tensor, Tensor]:
         """The coefficients that the next token refines, int64 [B, T], most wrong first, and a step of each, [B, T]."""
@@ -140,11 +164,11 @@ class AdaptiveResidualVQ(nn.Module):
         wanted, descending = coefficients[order] / self.unit, counts[order].cpu()
         indices = torch.zeros(len(order), int(descending[0]), dtype=torch.int64, device=wanted.device)
         with full_precision(coefficients.device):
-            whole = self.nothing(len(order))
+            whole, network = self.nothing(len(order)), self.network()
             for token in range(indices.shape[1]):
                 rows = int((descending > token).sum())
                 known = whole[:rows]
-                self.guess(known, token)
+                self.guess(known, token, network)
                 chosen, steps = self.choose(known)
                 residual = (wanted[:rows] - known.values).gather(1, chosen)
                 indices[:rows, token], entries = self.nearest(residual / steps, steps, token)
@@ -156,9 +180,9 @@ class AdaptiveResidualVQ(nn.Module):
     def lookup(self, indices: Tensor) -> Tensor:
         """Indices [B, k] -> coefficients [B, C]."""
         with full_precision(indices.device):
-            known = self.nothing(len(indices))
+            known, network = self.nothing(len(indices)), self.network()
             for token in range(indices.shape[1]):
-                self.guess(known, token)
+                self.guess(known, token, network)
                 chosen, steps = self.choose(known)
                 self.learn(known, token, chosen, self.codebooks[token].T[indices[:, token]] * steps)
         return known.values * self.unit
@@ -176,11 +200,13 @@ class AdaptiveResidualVQ(nn.Module):
     def fit(self, samples: Tensor, rate: float = 1e-3, progress: Progress = iter) -> None:
         """Makes network (AdamW at `rate`) and codebooks for samples [N, C], on the CPU; `progress` wraps the loops."""
         spread = samples.square().mean(0).sqrt()
-        # The largest spread has eight steps of headroom; pictures with twice the usual contrast exist.
-        self.unit.fill_(float(spread.max()) / 2 ** ((_LEVELS - 16) / 8) / 64)
-        self.base.copy_((8 * torch.log2(spread / self.unit / 64)).round().clamp(0, _LEVELS - 16))
+        # Two octaves are left above the largest spread: pictures of far more contrast than usual exist.
+        top = _LEVELS - 16
+        self.unit.fill_(float(spread.max()) / 2 ** (top / 8 + _UNIT_BITS))
+        self.base.copy_((8 * torch.log2(spread / self.unit) - 8 * _UNIT_BITS).round().clamp(0, top))
         samples = samples / self.unit
-        self._fit_network(samples, rate, progress)
+        if len(self.codebooks) > self.refresh:
+            self._fit_network(samples, rate, progress)
         self._fit_codebooks(samples, progress)
 
     def _fit_network(self, samples: Tensor, rate: float, progress: Progress, batch: int = 256) -> None:
@@ -193,8 +219,7 @@ class AdaptiveResidualVQ(nn.Module):
         parameters = [*into.parameters(), *out.parameters()]
         optimizer = torch.optim.AdamW(parameters, rate, weight_decay=0.01)
         looks = range(self.refresh, len(self.codebooks), self.refresh)
-        if not looks:
-            return
+        usual = self._usual()
         batches = min(128, math.ceil(len(samples) / batch))
         total, done = batches * len(looks), 0
         for rows in progress(torch.randperm(len(samples))[: batch * batches].split(batch)):
@@ -202,8 +227,9 @@ class AdaptiveResidualVQ(nn.Module):
             for token in range(len(self.codebooks)):
                 if token in looks:
                     with torch.enable_grad():
-                        changes = out(F.relu(into(self.look(known) / 8)).clamp(max=8))
-                        spreads = math.log(2) * (self.base / 8 + changes + 6)
+                        seen = self._look(known, usual) / 2**_INPUT_BITS
+                        changes = out(F.relu(into(seen)).clamp(max=128 / 2**_HIDDEN_BITS))
+                        spreads = math.log(2) * (self.base / 8 + changes + _UNIT_BITS)
                         # The negative log-likelihood of normal coefficients.
                         losses = spreads + 0.5 * (wanted * torch.exp(-spreads)).square()
                         unknown = ~known.coded
@@ -224,15 +250,20 @@ class AdaptiveResidualVQ(nn.Module):
         self._round(into, out)
 
     def _round(self, into: nn.Linear, out: nn.Linear) -> None:
-        """Puts the network into 8-bit weights; its inputs are eighths, its hidden values sixteenths."""
-        largest = [float(layer.weight.detach().abs().max()) for layer in (into, out)]
-        bits = [min(max(math.floor(math.log2(127 / max(value, 1e-3))), 2), 10) for value in largest]
-        self.into.copy_((into.weight * 2 ** bits[0]).round().clamp(-127, 127))
-        self.into_bias.copy_((into.bias * 2 ** (bits[0] + 3)).round())
-        self.out.copy_((out.weight * 2 ** bits[1]).round().clamp(-127, 127))
-        # The half makes the rounding down that follows a rounding to the nearest.
-        self.out_bias.copy_((out.bias * 2 ** (bits[1] + 4) + 2 ** bits[1]).round())
-        self.shifts.copy_(torch.tensor([bits[0] + 3 - 4, bits[1] + 4 - 3]))
+        """Puts the network into 8-bit weights, each layer's with as many fractional bits as they have room for."""
+        fractions = []
+        for layer, weight, bias, before, after in (
+            (into, self.into, self.into_bias, _INPUT_BITS, _HIDDEN_BITS),
+            (out, self.out, self.out_bias, _HIDDEN_BITS, _LEVEL_BITS),
+        ):
+            largest = float(layer.weight.detach().abs().max())
+            bits = min(max(math.floor(math.log2(127 / max(largest, 1e-3))), 2), 10)
+            weight.copy_((layer.weight * 2**bits).round().clamp(-127, 127))
+            bias.copy_((layer.bias * 2 ** (bits + before)).round())
+            fractions.append(bits + before - after)
+        self.shifts.copy_(torch.tensor(fractions))
+        # With half a level more, rounding down becomes rounding to the nearest.
+        self.out_bias += 2 ** (fractions[1] - 1)
 
     def _fit_codebooks(self, samples: Tensor, progress: Progress, rounds: int = 5) -> None:
         """k-means for one token after the other, on what the tokens before leave of the samples, in integer units.
@@ -241,10 +272,11 @@ class AdaptiveResidualVQ(nn.Module):
         """
         whole, error = self.nothing(len(samples)), samples.square().sum(1)
         parts = [slice(at, at + _PART) for at in range(0, len(samples), _PART)]
+        network = self.network()
         for token in progress(range(len(self.codebooks))):
             choices = []
             for part in parts:
-                self.guess(whole[part], token)
+                self.guess(whole[part], token, network)
                 choices.append(self.choose(whole[part]))
             chosen, steps = (torch.cat(both) for both in zip(*choices, strict=True))
             residual = (samples.gather(1, chosen) - whole.values.gather(1, chosen)) / steps
@@ -272,7 +304,7 @@ def _nearest(residual: Tensor, weights: Tensor, codebook: Tensor) -> Tensor:
     """For residual [B, T] the entries of codebook [T, V] with the least squared error, weighted by [B, T]: [B]."""
     scores = torch.cat([weights, -2 * weights * residual], 1) @ torch.cat([codebook.square(), codebook])
     # On the CPU NumPy's arg-min is five times faster than torch's, and this is what fitting spends its time on.
-    return scores.argmin(1) if scores.is_cuda else torch.from_numpy(scores.numpy().argmin(1))
+    return torch.from_numpy(scores.numpy().argmin(1)) if scores.device.type == "cpu" else scores.argmin(1)
 
 
 def _lloyd(codebook: Tensor, points: Tensor, weights: Tensor) -> Tensor:
