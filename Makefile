@@ -11,6 +11,7 @@ PHOTO ?= bench/samples/coffee.jpg
 REPORTS ?= reports
 RUNS := kodak-256 val-256 kodak-larger kodak-native
 BASELINES := webp,avif,jpeg,jpeg2000,jpegxl
+PAIRWISE := psnr,ssim,ms-ssim,eld
 TITOKC_BENCH := $(BIN)/python -m titokc bench
 
 .PHONY: demo test slow-test lint fuzz bench folders $(RUNS) clean
@@ -46,17 +47,16 @@ folders:
 
 kodak-256:
 	$(TITOKC_BENCH) $(KODAK) --codecs nano,$(BASELINES),jpeg-progressive,thumbhash,blurhash \
-		--metrics psnr,ssim,ms-ssim,eld,fd-lite0,peak-memory -o $(REPORTS)/$@
+		--metrics $(PAIRWISE),fd-lite0,peak-memory -o $(REPORTS)/$@
 
 val-256:
-	$(TITOKC_BENCH) $(VAL) --codecs nano,webp --metrics psnr,ssim -o $(REPORTS)/$@
+	$(TITOKC_BENCH) $(VAL) --codecs nano,webp --metrics $(PAIRWISE) -o $(REPORTS)/$@
 
 kodak-larger:
-	$(TITOKC_BENCH) $(KODAK) --bytes 304,400,592 --codecs nano,webp --metrics psnr,ssim -o $(REPORTS)/$@
+	$(TITOKC_BENCH) $(KODAK) --bytes 304,400,592 --codecs nano,$(BASELINES) --metrics $(PAIRWISE) -o $(REPORTS)/$@
 
 kodak-native:
-	$(TITOKC_BENCH) $(KODAK) --crop none --bytes 206,592 --codecs nano,webp --metrics psnr,ssim \
-		-o $(REPORTS)/$@
+	$(TITOKC_BENCH) $(KODAK) --crop none --bytes 206,592 --codecs nano,$(BASELINES) --metrics $(PAIRWISE) -o $(REPORTS)/$@
 
 # torch and torchvision only work as a pair of one origin: from PyTorch's CPU index (200 MB) where there is no NVIDIA GPU
 # and it can be reached, else from PyPI.

@@ -222,15 +222,15 @@ def test_two_codecs_of_one_name_are_refused(settings):
         run(replace(settings, codecs=("x/model", "y/model")))
 
 
-def test_a_parallel_search_finds_the_same(report, settings, tmp_path):
-    run(
-        replace(
-            settings, output=tmp_path / "out", cache=tmp_path / "cache", jobs=2, codecs=("webp",), budgets=(70, 108)
-        )
-    )
-    expected = {(row["image"], row["budget"]): row["point"] for row in rows_of(report) if row["codec"] == "webp"}
-    for row in rows_of(tmp_path / "out"):
-        assert row["point"] == expected[row["image"], row["budget"]]
+def test_several_processes_find_and_measure_the_same(report, settings, tmp_path):
+    chosen = replace(settings, output=tmp_path / "out", cache=tmp_path / "cache", codecs=("webp",), budgets=(70, 108))
+    run(replace(chosen, jobs=2))
+    expected = {(row["image"], row["budget"]): row for row in rows_of(report) if row["codec"] == "webp"}
+    found = rows_of(tmp_path / "out")
+    assert len(found) == 9
+    for row in found:
+        other = expected[row["image"], row["budget"]]
+        assert [row[name] for name in ("point", "psnr", "ssim")] == [other[name] for name in ("point", "psnr", "ssim")]
 
 
 def test_distances_of_sets_and_peak_memory(settings, tmp_path):
