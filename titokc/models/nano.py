@@ -52,7 +52,7 @@ class NanoConfig:
     refresh: int = 4
     width: int = 256
     heads: int = 4
-    layers: int = 6
+    layers: int = 10
 
     @property
     def patches(self) -> int:
@@ -88,8 +88,9 @@ class _Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.down.weight)
+        for last in (self.out, self.down):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
