@@ -80,7 +80,7 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 class _Block(nn.Module):
     """A pre-norm transformer block [B, P, D] -> [B, P, D] whose parts are chosen for training speed on a CPU: written
-    out attention, and squared ReLU (Primer, arXiv 2109.08668). It starts as the identity."""
+    out attention, and squared ReLU (Primer, arXiv 2109.08668). At first it adds biases only."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -88,9 +88,8 @@ class _Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        for last in (self.out, self.down):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.down.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
