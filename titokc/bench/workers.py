@@ -41,6 +41,8 @@ def workers(jobs: int) -> Iterator[Executor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+        for kept in (_measures, _opened, _features):  # by a thread of this process: the next run may change the files
+            kept.cache_clear()
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
