@@ -36,8 +36,16 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace", "pathlib.Path.chmod"])
-@pytest.mark.parametrize("old", [None, b"old"])
+@pytest.mark.parametrize(
+    ("call", "old"),
+    [
+        ("os.fsync", None),
+        ("os.fsync", b"old"),
+        ("pathlib.Path.replace", None),
+        ("pathlib.Path.replace", b"old"),
+        ("pathlib.Path.chmod", b"old"),
+    ],
+)
 def test_an_error_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, error, call, old):
     path = tmp_path / "x.tok"
     if old is not None:
@@ -114,7 +122,7 @@ while True:
 def test_killed_while_writing(tmp_path, stop):
     path = tmp_path / "x.tok"
     path.write_bytes(b"a" * 2_000_000)
-    for delay in (0.0, 0.01, 0.03):
+    for delay in (0.0, 0.0, 0.0, 0.01, 0.03):
         command = [sys.executable, "-c", WRITER, str(path)]
         root = Path(__file__).parent.parent
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=root) as child:

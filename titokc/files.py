@@ -1,7 +1,7 @@
 """Whole files in, whole files out: typed errors for reading, and writing that is all or nothing."""
 
 import os
-import tempfile
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,17 +26,20 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:64]}.", suffix=".part", dir=path.parent)
+        # Named before it is there, so that no Ctrl-C finds a file whose name is not known yet.
+        temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(4)}.part")
+        mode = _mode_of(path)
         try:
-            with os.fdopen(handle, "wb") as stream:
+            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(temporary).chmod(_mode_of(path))
-            Path(temporary).replace(path)
+            if path.exists():  # the new file's own came through the mask
+                temporary.chmod(mode)
+            temporary.replace(path)
         except BaseException:
             with suppress(OSError):
-                Path(temporary).unlink()
+                temporary.unlink()
             raise
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {reason(error)}") from error
@@ -48,10 +51,8 @@ def reason(error: OSError) -> str:
 
 
 def _mode_of(path: Path) -> int:
-    """The permissions of the file that is replaced, else those that a new file gets."""
+    """The permissions of the file that is replaced, else those that a new file gets before the mask."""
     try:
         return path.stat().st_mode & 0o777
     except FileNotFoundError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
+        return 0o666
