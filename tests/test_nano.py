@@ -165,3 +165,16 @@ def test_effort_finds_indices_that_decode_nearer(fitted: NanoTokenizer) -> None:
     assert bool((more <= some).all())
     assert float(more.mean()) < 0.99 * float(plain.mean())
     assert torch.equal(errors(8), more)
+
+
+def test_better_latents_of_the_linear_code_lead_to_the_pictures_own(fitted: NanoTokenizer) -> None:
+    """Its decoder is the transform back, so the gradient knows the picture's coefficients exactly."""
+    images = pictures(4, 19)
+    own = fitted._analyse(images - 0.5)
+    made = fitted(images, 4, latents=torch.zeros_like(own))
+    assert made.latents is not None
+    assert made.quantised is not None
+    (made.images - images).square().mean((1, 2, 3)).sum().backward()
+    better = fitted.better_latents(made.latents, made.quantised.detach(), made.quantised.grad)
+    torch.testing.assert_close(better, 0.4 * own, atol=1e-5, rtol=1e-4)
+    assert torch.equal(fitted(images, 4, latents=own).indices, fitted.encode(images, 4))

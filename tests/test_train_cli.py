@@ -24,7 +24,9 @@ NANO = (
     "model.codebook_size=16 model.token_size=4 model.hidden=8 model.width=16 model.heads=2 model.layers=1 "
     "token_drop_step=2 "
     "phases.0.views.0.side=16 phases.1.views.0.side=32 phases.1.views.1.side=16 "
-    "phases.0.views.0.batch_size=4 phases.1.views.0.batch_size=4 phases.1.views.1.batch_size=4 val_images=4"
+    "phases.0.views.0.batch_size=4 phases.1.views.0.batch_size=4 phases.1.views.1.batch_size=4 "
+    "phases.2.views.0.side=32 phases.2.views.1.side=16 phases.2.views.0.batch_size=4 phases.2.views.1.batch_size=4 "
+    "val_images=4"
 )
 TITOK = (
     "model.encoder.width=16 model.encoder.layers=1 model.encoder.heads=2 model.decoder.width=16 model.decoder.layers=1 "

@@ -26,7 +26,8 @@ SETTINGS = (
 NANO = (
     "model.image_size=32 model.thumb_size=16 model.coefficients=48 model.num_tokens=8 model.min_tokens=2 "
     "model.codebook_size=16 model.token_size=4 model.hidden=8 model.width=16 model.heads=2 model.layers=1 "
-    "token_drop_step=2 phases.0.share=0 phases.1.views.0.side=32 phases.1.views.1.side=16 phases.1.warmup=2 "
+    "token_drop_step=2 phases.0.share=0 phases.2.share=0 phases.1.views.0.side=32 phases.1.views.1.side=16 "
+    "phases.1.warmup=2 phases.1.search=1 "
     "phases.1.views.0.batch_size=8 phases.1.views.1.batch_size=8 val_images=5 val_steps=10"
 )
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from titokc.errors import InputError, UsageError, WeightsError
-from titokc.models.interface import Reconstruction
 from titokc.models.nano import NanoConfig, NanoTokenizer
 from titokc.models.titok import TiTok
 from titokc.models.titok_config import TiTokConfig, ViTSize
@@ -81,7 +80,7 @@ def spoil(tokenizer, calls):
         made = forward(images, tokens)
         if tokenizer.training:
             factor = math.inf if count in calls else 1.0
-            made = Reconstruction(made.images * factor, made.indices, made.quantizer_loss)
+            made = made._replace(images=made.images * factor)
             count += 1
         return made
 
@@ -125,6 +124,24 @@ def test_resumed_runs_end_bit_equal(images, tmp_path, model):
     expected_tensors, expected_numbers = contents(tmp_path / "whole")
     assert numbers == expected_numbers
     assert tensors == expected_tensors
+
+
+@pytest.mark.parametrize("losses", [Losses(), Losses(l2=0.0, log_l2=0.3)])
+def test_passes_from_searched_latents(images, tmp_path, losses):
+    """Their tokens decode nearer, whatever the weight of the error in the loss; PSNR is that of the nearest tokens."""
+    phase = Phase("one", 1.0, (replace(VIEW, batch_size=16),), losses, lr=1e-2, warmup=2, search=2)
+    recipe = replace(RECIPE, model=NANO, phases=(phase,), steps=30, micro_batch=7, checkpoint_minutes=100.0)
+    train(recipe, images, tmp_path, log=RunLog(tmp_path, [].append, quiet=True))
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    gains = [row["search_gain"] for row in rows if row["kind"] == "train"]
+    assert len(gains) == 3
+    assert 0 < gains[-1] < 1
+
+
+def test_a_tokenizer_that_cannot_search(images, tmp_path):
+    recipe = replace(RECIPE, phases=(Phase("one", 1.0, (VIEW,), search=1),))
+    with pytest.raises(UsageError, match="this tokenizer cannot search"):
+        trainer_of(recipe, images, tmp_path)
 
 
 def test_micro_batches_add_up_to_the_batch(images, tmp_path):

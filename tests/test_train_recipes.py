@@ -90,7 +90,7 @@ def test_fields_that_must_agree_are_changed_together():
         ("steps=1.5", "--set steps: expected int, found '1.5'"),
         ("clip=nan", "--set clip: expected float, found 'nan'"),
         ("muon=perhaps", "--set muon: expected bool"),
-        ("phases.7.lr=1", r"--set phases\.7: expected 0\.\.2"),
+        ("phases.7.lr=1", r"--set phases\.7: expected 0\.\.3"),
         ("phases=1", "--set phases: name one of its fields"),
         ("phases.0=1", r"--set phases\.0: name one of its fields"),
         ("phases.0.lr.x=1", r"--set phases\.0\.lr: it has no fields"),

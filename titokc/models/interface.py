@@ -5,7 +5,7 @@ B batch, S side of the (square) input in pixels, K tokens, V codebook size, P pa
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +13,20 @@ from torch import Tensor, nn
 from titokc.errors import ModelMismatchError, UsageError
 
 
-@dataclass(frozen=True)
-class Reconstruction:
+class Reconstruction(NamedTuple):
     """What one differentiable pass through a tokenizer gives the trainer.
 
     images: float32 RGB [B, 3, S, S]. indices: int64 [B, K]. quantizer_loss: scalar, codebook and
     commitment terms of the quantiser (zero where it has none).
+    Of a tokenizer that can search only: latents: what was quantised. quantised: what was decoded, a leaf whose gradient
+    after a backward pass tells `better_latents` where better ones lie.
     """
 
     images: Tensor
     indices: Tensor
     quantizer_loss: Tensor
+    latents: Tensor | None = None
+    quantised: Tensor | None = None
 
 
 class Tokenizer(nn.Module, ABC):
@@ -35,6 +38,7 @@ class Tokenizer(nn.Module, ABC):
         min_tokens, max_tokens: the counts K that `encode` makes. Equal for a fixed-length tokenizer.
         nested: True if the first k tokens of a longer code are themselves a valid code of the image,
             for every min_tokens <= k <= max_tokens (tail token drop).
+        searches: True if `encode` takes notice of its effort, and `better_latents` is there for training.
     and what `titokc.weights.load` sets on it:
         name: as messages and listings call it. model_id: its id in `.tok` files, 0 for a custom model.
         fingerprint: SHA-256 of configuration and weights, 32 bytes.
@@ -45,6 +49,7 @@ class Tokenizer(nn.Module, ABC):
     min_tokens: int
     max_tokens: int
     nested: bool
+    searches: bool = False
     name: str
     model_id: int
     fingerprint: bytes
@@ -93,3 +98,10 @@ class Tokenizer(nn.Module, ABC):
 
         `tokens`: how many tokens to keep, one count for all or int64 [B] for tail token drop.
         """
+
+    def better_latents(self, latents: Tensor, quantised: Tensor, gradient: Tensor) -> Tensor:
+        """What to quantise instead of `latents`, so that it decodes to something nearer.
+
+        quantised, gradient: what the latents became, and that of each image's mean squared error with respect to it.
+        """
+        raise NotImplementedError

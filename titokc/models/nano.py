@@ -30,6 +30,8 @@ _OPPONENT = (
 # The search for better indices: its first step, and how steps change when one helped and when it did not.
 _FIRST_STEP = 0.5
 _STEP_CHANGES = (1.2, 0.5)
+# The same without looking whether it helped.
+_TRAINING_STEP = 0.4
 # Cosines that tell the decoder how many tokens there are.
 _WAVES = 8
 
@@ -135,7 +137,7 @@ class NanoTokenizer(Tokenizer):
         self.image_size = config.image_size
         self.codebook_size = config.codebook_size
         self.min_tokens, self.max_tokens = config.min_tokens, config.num_tokens
-        self.nested = True
+        self.nested = self.searches = True
         self.quantizer = AdaptiveResidualVQ(
             config.coefficients,
             config.num_tokens,
@@ -171,20 +173,19 @@ class NanoTokenizer(Tokenizer):
         goal = self._analyse(images - 0.5)
         step = torch.full_like(goal[:, :1], _FIRST_STEP)
         least = torch.full_like(step, torch.inf)
-        from_goal = from_ideal = goal
+        from_goal = from_wanted = goal
         best = torch.zeros(len(images), int(counts.max()), dtype=torch.int64, device=images.device)
         for _ in range(rounds + 1):
             indices, coded = self.quantizer.assign(goal, counts)
             coded.requires_grad_()
             error = (self._synthesise(coded, counts, self.image_size) - images).square().mean((1, 2, 3))[:, None]
-            # Were there only the linear code, this would be the picture's own coefficients.
-            ideal = (coded - 1.5 * torch.autograd.grad(error.sum(), coded)[0]).detach()
+            wanted = _wanted(coded.detach(), torch.autograd.grad(error.sum(), coded)[0])
             better = error.detach() < least
             least = torch.where(better, error.detach(), least)
-            from_goal, from_ideal = torch.where(better, goal, from_goal), torch.where(better, ideal, from_ideal)
+            from_goal, from_wanted = torch.where(better, goal, from_goal), torch.where(better, wanted, from_wanted)
             best = torch.where(better, indices, best)
             step = step * torch.where(better, *_STEP_CHANGES)
-            goal = from_goal + step * (from_ideal - from_goal)
+            goal = from_goal + step * (from_wanted - from_goal)
         return best
 
     def decode(self, indices: Tensor) -> Tensor:
@@ -193,15 +194,24 @@ class NanoTokenizer(Tokenizer):
         counts = torch.full((len(indices),), indices.shape[1], device=indices.device)
         return self._synthesise(self.quantizer.lookup(indices), counts, self.image_size)
 
-    def forward(self, images: Tensor, tokens: int | Tensor | None = None) -> Reconstruction:
+    def forward(
+        self, images: Tensor, tokens: int | Tensor | None = None, latents: Tensor | None = None
+    ) -> Reconstruction:
         """See `Tokenizer.forward`; images [B, 3, S, S] with S = image_size or thumb_size, reconstructed at that size.
 
-        Only the decoder has gradients."""
+        latents: what to quantise instead of the images' own coefficients [B, C]. Only the decoder has gradients."""
         if not isinstance(tokens, Tensor):
             tokens = torch.full((len(images),), tokens or self.max_tokens, device=images.device)
-        indices, coefficients = self.quantizer.assign(self._analyse(images - 0.5), tokens)
-        made = self._synthesise(coefficients, tokens, images.shape[-1])
-        return Reconstruction(made, indices, made.new_zeros(()))
+        if latents is None:
+            latents = self._analyse(images - 0.5)
+        indices, quantised = self.quantizer.assign(latents, tokens)
+        quantised.requires_grad_(torch.is_grad_enabled())
+        made = self._synthesise(quantised, tokens, images.shape[-1])
+        return Reconstruction(made, indices, made.new_zeros(()), latents, quantised)
+
+    def better_latents(self, latents: Tensor, quantised: Tensor, gradient: Tensor) -> Tensor:
+        """See `Tokenizer.better_latents`; all [B, C]."""
+        return latents + _TRAINING_STEP * (_wanted(quantised, gradient) - latents)
 
     @torch.no_grad()
     def initialise(self, batches: Iterator[Tensor], progress: Progress = iter) -> None:
@@ -243,6 +253,11 @@ class NanoTokenizer(Tokenizer):
         with full_precision(coefficients.device):
             images = resize(thumbs + correction, size) + 0.5
         return images if detail is None else images + detail
+
+
+def _wanted(quantised: Tensor, gradient: Tensor) -> Tensor:
+    """Were there only the linear code, this would be the picture's own coefficients."""
+    return quantised - 1.5 * gradient
 
 
 def _zeros(width: int, values: int) -> nn.Linear:

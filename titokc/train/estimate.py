@@ -40,6 +40,7 @@ def estimate(recipe: Recipe, tokenizer: Tokenizer, autocast: torch.dtype, proces
         seconds = 0.0
         for view in phase.views:
             image_seconds, image_bytes = _probe(tokenizer, phase, view, autocast)
+            image_seconds *= 1 + phase.search
             mine = view.batch_size // processes
             seconds += image_seconds * mine * view.share / sum(v.share for v in phase.views)
             activations = image_bytes * min(recipe.micro_batch or mine, mine) / _GIB
@@ -78,8 +79,8 @@ def _probe(tokenizer: Tokenizer, phase: Phase, view: View, autocast: torch.dtype
 
     def train() -> None:
         with torch.autocast(device.type, autocast, enabled=autocast != torch.float32):
-            made, quantizer_loss = losses.Pass(tokenizer)(images, None, bool(phase.losses.codes))
-        (made.float().square().mean() + quantizer_loss).backward()
+            made = losses.Pass(tokenizer)(images, proxy=bool(phase.losses.codes))
+        (made[0].float().square().mean() + made.quantizer_loss).backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
 

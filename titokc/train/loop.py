@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from titokc.train.augment import Batch, Sampler
 from titokc.train.data import ImageSet
 from titokc.train.discriminator import Adversary
 from titokc.train.distributed import Group
+from titokc.train.gradients import Gradients
 from titokc.train.log import RunLog
 from titokc.train.proxy import ProxyCodes
 from titokc.train.recipes import Phase, Recipe
@@ -75,6 +76,8 @@ class Trainer:
             raise UsageError("no phase of the recipe has a share of the budget")
         if any(phase.losses.codes for phase in phases) and codes is None:
             raise UsageError(f"the recipe {recipe.name} learns a VQGAN's codes: give its weights with --proxy")
+        if any(phase.search for phase in phases) and not tokenizer.searches:
+            raise UsageError("this tokenizer cannot search for better latents: leave the phases' search at 0")
         self.recipe, self.tokenizer, self.run_folder, self.state = recipe, tokenizer, run, State()
         self.device = tokenizer.device
         self.group = group or Group()
@@ -85,20 +88,28 @@ class Trainer:
             self.adversary = Adversary(self.device, self.group, recipe.discriminator_channels)
         self.criterion = losses.Criterion([phase.losses for phase in phases], self.device)
         self._initialised = initialised
-        self._images, self._validation, self._codes, self._log = images, validation, codes, log
+        self._images, self._validation, self._log = images, validation, log
         self._trainable = {name: p for name, p in tokenizer.named_parameters() if p.requires_grad}
         self._names: optim.Names = {parameter: name for name, parameter in self._trainable.items()}
         self._quantizers = {n: m for n, m in tokenizer.named_modules() if isinstance(m, VectorQuantizer)}
         self._revivals: dict[str, CodebookRevival] = {}
         if recipe.revival_patience:
             self._revivals = {n: CodebookRevival(q, recipe.revival_patience) for n, q in self._quantizers.items()}
-        self._autocast = autocast
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=autocast == torch.float16)
+        self._gradients = Gradients(
+            tokenizer,
+            self.criterion,
+            self.group,
+            codes=codes,
+            adversary=self.adversary,
+            micro_batch=recipe.micro_batch,
+            token_drop_step=recipe.token_drop_step,
+            autocast=autocast,
+        )
+        self._scaler = self._gradients.scaler
         self._pool, self._workers = ThreadPoolExecutor(workers, thread_name_prefix="batches"), workers
         self._ahead: tuple[tuple[int, int], list[Future[Batch]]] | None = None
         self._samplers: list[Sampler] = []
         self._trained: list[nn.Parameter] = []
-        self._pass: nn.Module = losses.Pass(tokenizer)
         self._squares: dict[int, Tensor] = {}
         self._failures = 0
         self._saved_at = (0, 0.0)
@@ -175,7 +186,7 @@ class Trainer:
         self._trained = [parameter for parameter in self._trainable.values() if parameter.requires_grad]
         if not self._trained:
             raise UsageError(f"phase {self._phase.name}: no parameter's name starts with {' or '.join(prefixes)}")
-        self._pass = self.group.spread(losses.Pass(self.tokenizer))
+        self._gradients.enter()
 
     def _start(self) -> None:
         """The first moments of a fresh run: data-dependent initialisation, and the checkpoint of step 0."""
@@ -220,7 +231,8 @@ class Trainer:
         seeds = np.random.SeedSequence([recipe.seed, state.step, self.group.rank])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
         self.tokenizer.train()
-        found, images, outputs = self._gradients(batch)
+        with_gan = bool(self._phase.losses.gan) and phase_progress(recipe, state) >= self._phase.losses.gan_start
+        found, images, outputs = self._gradients.of(batch, self._phase, with_gan)
         found |= {"elapsed": time.monotonic() - self._clock if self.group.first else 0.0, "stop": float(self._stop)}
         self._clock = time.monotonic()
         total = self.group.sum(found, self.device)
@@ -247,7 +259,7 @@ class Trainer:
         if self.adversary is not None and "gan" in terms:
             rate, micro = factor * recipe.discriminator_lr, recipe.micro_batch or len(images)
             # There is no gradient scaler for the discriminator: float16 would lose its small gradients.
-            with nullcontext() if self._scaler.is_enabled() else self._casting():
+            with nullcontext() if self._scaler.is_enabled() else self._gradients.casting():
                 verdict = self.adversary.step(images, outputs, rate, self._phase.losses.lecam, micro, recipe.clip)
             total |= {f"discriminator_{name}": value for name, value in verdict.items()}
         self.average.update(state.step)
@@ -256,58 +268,6 @@ class Trainer:
         state.images += taken
         self._note(total, terms, taken, norm, revived)
         return True
-
-    def _gradients(self, batch: Batch) -> tuple[dict[str, float], Tensor, Tensor]:
-        """Gradients of one batch, in micro-batches: (sums and means of what was measured, images, reconstructions)."""
-        recipe, phase = self.recipe, self._phase
-        shown = torch.tensor(token_counts(self.tokenizer))
-        found = {f"{name}/{count}": 0.0 for name in ("decibels", "images") for count in shown.tolist()}
-        pinned = batch.images.pin_memory() if self.device.type == "cuda" else batch.images
-        images = pinned.to(self.device, non_blocking=True)
-        counts = self._token_counts(batch.draws)
-        with_gan = bool(phase.losses.gan) and phase_progress(recipe, self.state) >= phase.losses.gan_start
-        outputs: list[Tensor] = []
-        micro = recipe.micro_batch or len(images)
-        for start in range(0, len(images), micro):
-            part = images[start : start + micro]
-            kept = None if counts is None else counts[start : start + micro]
-            last = start + micro >= len(images)
-            with nullcontext() if last else self.group.apart(self._pass):
-                with self._casting():
-                    made, quantizer_loss = self._pass(
-                        part, None if kept is None else kept.to(self.device), bool(phase.losses.codes)
-                    )
-                    if phase.losses.codes:
-                        assert self._codes is not None
-                        codes = self._codes(part, batch.numbers[start : start + micro])
-                        terms = self.criterion.codes(phase.losses, made, codes, quantizer_loss)
-                    else:
-                        terms = self.criterion.pixels(phase.losses, made, part, quantizer_loss)
-                    if with_gan and self.adversary is not None:
-                        terms["gan"] = phase.losses.gan * self.adversary.generator_term(made)
-                share = len(part) / len(images)
-                self._scaler.scale(torch.stack(list(terms.values())).sum() * share).backward()
-            for name, value in terms.items():
-                found[f"loss_{name}"] = found.get(f"loss_{name}", 0.0) + share * float(value.detach())
-            if not phase.losses.codes:
-                outputs.append(made.detach().float())
-                tokens = torch.full((len(part),), self.tokenizer.max_tokens) if kept is None else kept
-                nearest = shown[(tokens[:, None] - shown).abs().argmin(1)]
-                for count, value in zip(nearest.tolist(), losses.psnr(made, part).tolist(), strict=True):
-                    found[f"decibels/{count}"] += value
-                    found[f"images/{count}"] += 1
-        return found, images, torch.cat(outputs) if outputs else images
-
-    def _casting(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, self._autocast, enabled=self._autocast != torch.float32)
-
-    def _token_counts(self, draws: Tensor) -> Tensor | None:
-        """Draws [B] in [0, 1) -> tokens kept of each image, int64 [B]; None, for all, where prefixes are no codes."""
-        tokenizer = self.tokenizer
-        if not tokenizer.nested:
-            return None
-        choices = torch.arange(tokenizer.min_tokens, tokenizer.max_tokens + 1, self.recipe.token_drop_step)
-        return choices[(draws * len(choices)).long()]
 
     def _roll_back(self, found: str) -> None:
         """Back to the last checkpoint and past the data that failed; each time after the first in a row with half the
@@ -395,7 +355,12 @@ class Trainer:
         if side not in self._squares:
             self._squares[side] = pictures(self._validation, side, self.recipe.val_images)
         found, grid = validate(
-            self.average.tokenizer, self._squares[side], self.criterion, self._phase.losses, self._casting(), self.group
+            self.average.tokenizer,
+            self._squares[side],
+            self.criterion,
+            self._phase.losses,
+            self._gradients.casting(),
+            self.group,
         )
         if self._log is not None:
             self._log.record("val", state.step, {"side": side, "elapsed": round(state.elapsed, 1), **found})
@@ -415,6 +380,8 @@ class Trainer:
         for count in token_counts(self.tokenizer):
             if images := total[f"images/{count}"]:
                 measured[f"psnr_{count}"] = total[f"decibels/{count}"] / images
+        if search := self._phase.search:
+            measured["search_gain"] = (total[f"turn/{search}"] - total["turn/0"]) / taken
         state = self.state
         row = {"phase": self._phase.name, "progress": state.progress(self.recipe), "elapsed": round(state.elapsed, 1)}
         row |= {f"lr_{name}": optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titokc.models.interface import Reconstruction
+from titokc.models.titok import ProxyPrediction
 from titokc.train.perceptual import DISTANCES
 from titokc.train.recipes import Losses
 
@@ -86,10 +88,10 @@ class Pass(nn.Module):
         super().__init__()
         self.tokenizer: Any = tokenizer
 
-    def forward(self, images: Tensor, tokens: Tensor | None, proxy: bool) -> tuple[Tensor, Tensor]:
-        """(reconstruction [B, 3, S, S], or with `proxy` logits [B, V, P]; quantiser loss)."""
+    def forward(
+        self, images: Tensor, tokens: Tensor | None = None, latents: Tensor | None = None, proxy: bool = False
+    ) -> Reconstruction | ProxyPrediction:
+        """With `proxy` what stage 1 predicts; latents: see `Phase.search`."""
         if proxy:
-            predicted = self.tokenizer.proxy_logits(images, tokens)
-            return predicted.logits, predicted.quantizer_loss
-        made = self.tokenizer(images, tokens)
-        return made.images, made.quantizer_loss
+            return self.tokenizer.proxy_logits(images, tokens)
+        return self.tokenizer(images, tokens) if latents is None else self.tokenizer(images, tokens, latents)

@@ -64,7 +64,9 @@ class Phase:
     """A part (`share`, relative to the other phases') of the budget with its own batches, losses and learning rates.
 
     lr drives AdamW, muon_lr Muon; both are warmed up over `warmup` steps at the start of the phase and follow the
-    recipe's cosine. trainable: prefixes of the parameters that train (empty: all).
+    recipe's cosine. trainable: prefixes of the parameters that train (empty: all). search: further passes over each
+    batch, each from latents that the pass before found better (tokenizers that can search: nano); with them, the
+    decoder learns the tokens that a search makes.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Phase:
     muon_lr: float = 5e-3
     warmup: int = 100
     trainable: tuple[str, ...] = ()
+    search: int = 0
 
 
 @dataclass(frozen=True)
