@@ -24,13 +24,15 @@ from titokc.bench.interface import RESAMPLING, Codec, Format, Placeholder, Point
 from titokc.bench.metrics import psnr
 from titokc.files import write_atomic
 
-VERSION = 2  # of the search: part of the cache's keys
+VERSION = 3  # of the search: part of the cache's keys
 ENLARGERS = ("bicubic", "lanczos")
 SMALLEST_SIDE = 4
 CLOSE_DB = 0.5  # what is farther below the best so far is left out of the next step
 FAR_DB = 1.5  # three sizes in a row this far below a smaller one: larger ones are not tried
 SLACK = 1.25  # nor those after three in a row whose coarsest file is so many times the budget
-BLOCK = 16  # files of pictures up to this side need not grow with it: they are one block, nearly all of it header
+# Files of pictures up to this side need not grow with it: they are one block, nearly all of it header. Where none
+# fits, some up to four times this side may: those that are left with a single colour.
+BLOCK = 16
 MEASURED = 8
 LARGE, FEWEST = 256, 4  # pictures with a longer side are looked at a third as closely: neighbouring sizes differ less
 
@@ -255,7 +257,7 @@ class _Narrowing:
                 known, over = [*known[-1:], combination], 0
                 past = past + 1 if self._score(combination) < best - FAR_DB else 0
                 best = max(best, self._score(combination))
-            if past == 3 or (over >= 3 and side > BLOCK):
+            if past == 3 or (over >= 3 and side > (BLOCK if known else 4 * BLOCK)):
                 return
 
     def _expected(self, side: int, known: list[Combination]) -> int:
