@@ -30,8 +30,8 @@ SMALLEST_SIDE = 4
 CLOSE_DB = 0.5  # what is farther below the best so far is left out of the next step
 FAR_DB = 1.5  # three sizes in a row this far below a smaller one: larger ones are not tried
 SLACK = 1.25  # nor those after three in a row whose coarsest file is so many times the budget
-# Files of pictures up to this side need not grow with it: they are one block, nearly all of it header. Where none
-# fits, some up to four times this side may: those that are left with a single colour.
+# Files of pictures up to this side need not grow with it: they are one block, nearly all of it header. Where none of
+# them fits but some nearly do, one of up to four times this side may: a single colour.
 BLOCK = 16
 MEASURED = 8
 LARGE, FEWEST = 256, 4  # pictures with a longer side are looked at a third as closely: neighbouring sizes differ less
@@ -245,7 +245,7 @@ class _Narrowing:
 
     def _try_sides(self, sides: list[int], variant: int) -> None:
         """From the smallest, until no file fits any more, or larger pictures only get worse."""
-        best, past, over = 0.0, 0, 0
+        best, past, over, smallest = 0.0, 0, 0, math.inf
         known: list[Combination] = []
         for side in sides:
             combination = Combination(side, "lanczos", variant)
@@ -257,7 +257,9 @@ class _Narrowing:
                 known, over = [*known[-1:], combination], 0
                 past = past + 1 if self._score(combination) < best - FAR_DB else 0
                 best = max(best, self._score(combination))
-            if past == 3 or (over >= 3 and side > (BLOCK if known else 4 * BLOCK)):
+            smallest = min(smallest, len(self.search.file(combination, 0)))
+            hopeful = not known and smallest <= SLACK * self.budget
+            if past == 3 or (over >= 3 and side > (4 * BLOCK if hopeful else BLOCK)):
                 return
 
     def _expected(self, side: int, known: list[Combination]) -> int:
