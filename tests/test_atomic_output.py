@@ -80,10 +80,29 @@ def test_success_replaces_makes_folders_and_keeps_permissions(tmp_path):
     assert names(path.parent) == ["x.tok"]
 
 
-def test_a_long_name(tmp_path):
-    path = tmp_path / ("x" * 250 + ".tok")
+@pytest.mark.parametrize("name", ["x" * 250 + ".tok", "\N{CAMERA}" * 62 + ".tok"])
+def test_a_long_name(tmp_path, name):
+    path = tmp_path / name
     write_atomic(path, b"one")
     assert path.read_bytes() == b"one"
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "real.tok").write_bytes(b"old")
+    (tmp_path / "x.tok").symlink_to("real.tok")
+    write_atomic(tmp_path / "x.tok", b"new")
+    assert (tmp_path / "x.tok").is_symlink()
+    assert (tmp_path / "real.tok").read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_a_pipe_is_written_to(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_atomic(tmp_path / "pipe", b"new")
+    assert os.read(reader, 10) == b"new"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_folder_in_the_way(tmp_path):

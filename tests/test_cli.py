@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from PIL import Image
 import titokc
 from titokc import container
 from titokc.cli import main
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -381,6 +385,8 @@ class TestTruncate:
 
     def test_existing_results(self, run, tok):
         run("truncate", tok, "--tokens", 40, "-o", "b.tok")
+        run("truncate", tok, "--tokens", 40, "-o", "short/")
+        assert read("short/a-40.tok") == read("b.tok")
         assert "--force" in run("truncate", tok, "--tokens", 41, "-o", "b.tok", code=1).stderr
         run("truncate", tok, "--tokens", 41, "-o", "b.tok", "--force")
         run("truncate", tok, "--tokens", 41, "-o", tok, "--force", "-q")
@@ -500,6 +506,26 @@ class TestExitCodes:
         for args in (["--debug", "encode", "in/a.png"], ["encode", "in/a.png", "--debug"]):
             result = CliRunner().invoke(main, args)
             assert isinstance(result.exception, ZeroDivisionError)
+
+    def test_debug_is_an_option_of_every_command(self, run):
+        for args in (["models", "list", "--debug"], ["models", "--debug", "list"], ["bench", "compare", "--help"]):
+            run(*args)
+        assert "--debug" in run("bench", "--help").output
+
+    def test_a_name_too_long_stops_nothing_else(self, run, files):
+        result = run("encode", "in/a.png", "x" * 300 + ".png", "-o", "out/", code=1)
+        assert "file name too long" in result.stderr
+        assert read("out/a.tok")
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full")
+    @pytest.mark.parametrize("verb", [["info"], ["truncate", "--tokens", "40", "-o", "-"]])
+    def test_a_full_standard_output_is_one_line(self, run, files, verb):
+        run("encode", "in/a.png")
+        command = [sys.executable, "-m", "titokc", *verb, str(files / "a.tok")]
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, cwd=ROOT)
+        assert done.returncode == 1
+        assert done.stderr == b"titokc: standard output: no space left on device\n"
 
     def test_interrupted(self, run, files, monkeypatch):
         def load(name, device):

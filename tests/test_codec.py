@@ -200,6 +200,11 @@ class TestTargetSize:
         with pytest.raises(UsageError, match="too small"):
             codec.encode(photo(192, 128), target_size=200)
 
+    @pytest.mark.parametrize(("budget", "tiles", "size"), [(199, 3, 159), (208, 4, 207), (390, 6, 303), (590, 10, 495)])
+    def test_a_fixed_number_of_tokens_fills_it_with_tiles(self, codec, photo, budget, tiles, size):
+        data = codec.encode(photo(192, 128), tokens=32, target_size=budget)
+        assert (titokc.read_header(data).tiles, len(data)) == (tiles, size)
+
 
 class TestBatches:
     def test_results_are_those_of_one_at_a_time_in_order(self, codec, photo):
@@ -328,8 +333,9 @@ class TestModels:
         monkeypatch.setenv("TITOKC_HOME", str(tmp_path))
         with pytest.raises(ModelNotFoundError, match=custom.fingerprint[:2].hex()):
             Codec(device="cpu").decode(data)
-        monkeypatch.setattr("titokc.weights.find", {custom.fingerprint[:2]: "mine"}.get)
-        monkeypatch.setattr("titokc.weights.load", lambda name, device: {"mine": custom}[name])
+        folder = tmp_path / "models" / "mine"
+        monkeypatch.setattr("titokc.weights.find", {custom.fingerprint[:2]: folder}.get)
+        monkeypatch.setattr("titokc.weights.load", lambda name, device: {folder: custom}[name])
         assert Codec(device="cpu").decode(data).size == (96, 64)
 
     def test_indices_beyond_the_codebook_are_refused(self, make_tiny, photo):

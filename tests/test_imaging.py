@@ -243,6 +243,15 @@ def test_bombs_are_refused_before_they_are_decoded(data, limits, message):
         imaging.read_picture(data, limits=limits)
 
 
+def test_limits_beyond_pillows_own_hold():
+    data, cap = png_claiming(16_000, 14_000), Image.MAX_IMAGE_PIXELS
+    with pytest.raises(LimitExceededError, match="16000x14000 is 224000000 pixels, the limit is 89478485"):
+        imaging.read_picture(data)
+    with pytest.raises(InputError, match="not a readable picture"):  # it claims more than it holds
+        imaging.read_picture(data, limits=Limits(max_pixels=400_000_000))
+    assert cap == Image.MAX_IMAGE_PIXELS
+
+
 def test_images_from_memory_have_the_same_limits():
     with pytest.raises(LimitExceededError):
         imaging.to_rgb(Image.new("RGB", (101, 1)), limits=Limits(max_side=100))

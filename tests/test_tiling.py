@@ -107,18 +107,26 @@ def test_impossible_grids_are_usage_errors(text):
 
 
 def test_candidates_of_a_kodak_picture():
-    assert tiling.candidate_grids((768, 512), 256, 1, 4, 8) == [(1, 1), (1, 2), (1, 3), (2, 2)]
-    assert tiling.candidate_grids((768, 512), 256, 5, 20, 8) == [(2, 3), (2, 4), (2, 5), (3, 4), (3, 5), (4, 4), (4, 5)]
+    assert tiling.candidate_grids((768, 512), 256, 1, 4, lambda _: True, 8) == [(1, 1), (1, 2), (1, 3), (2, 2)]
+    assert tiling.candidate_grids((768, 512), 256, 5, 20, lambda _: True, 8) == [
+        (2, 3),
+        (2, 4),
+        (2, 5),
+        (3, 4),
+        (3, 5),
+        (4, 4),
+        (4, 5),
+    ]
 
 
 def test_candidates_of_a_strip_may_be_oblong():
-    assert tiling.candidate_grids((20_000, 256), 256, 3, 5, 8) == [(1, 3), (1, 4), (1, 5)]
+    assert tiling.candidate_grids((20_000, 256), 256, 3, 5, lambda _: True, 8) == [(1, 3), (1, 4), (1, 5)]
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 400), st.integers(1, 400))
 def test_candidates_are_few_distinct_and_within_the_budget(width, height, a, b):
     fewest, most = sorted((a, b))
-    grids = tiling.candidate_grids((width, height), 256, fewest, most, 8)
+    grids = tiling.candidate_grids((width, height), 256, fewest, most, lambda _: True, 8)
     assert 1 <= len(grids) <= 8
     assert len(set(grids)) == len(grids)
     for rows, columns in grids:

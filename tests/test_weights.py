@@ -354,7 +354,8 @@ def test_a_missing_model_is_named_with_every_place_and_every_way_out(tmp_path: P
         weights.load("titok-l-32")
     assert str(caught.value) == (
         f"the model titok-l-32 (2,564 MB) is not on this machine: looked in {tmp_path}/titokc/models and "
-        f"{tmp_path}/hf/hub. Get it with `titokc models fetch titok-l-32`, or give its folder as --model PATH, "
+        f"{tmp_path}/hf/hub. Get it with `titokc models fetch titok-l-32`, or, if you have it, "
+        "`titokc models install PATH --name titok-l-32`, "
         "or do without: the embedded model nano needs no download"
     )
 
@@ -382,7 +383,8 @@ def test_installed_models_are_found_by_name_and_by_fingerprint(model: TiTok, tmp
     weights.save(model, places.install_dir("mine"))
     loaded = weights.load("mine")
     assert (loaded.name, loaded.model_id) == ("mine", 0)
-    assert weights.find(loaded.fingerprint[:2]) == "mine"
+    # By its folder: a folder of the same name in the current one is something else.
+    assert weights.find(loaded.fingerprint[:2]) == tmp_path / "titokc" / "models" / "mine"
     assert weights.find(bytes(2) if loaded.fingerprint[:2] != bytes(2) else b"\1\1") is None
     assert [files.name for files in places.installed()] == ["mine"]
 
@@ -527,3 +529,59 @@ def test_other_nano_configurations_are_refused(nano_folder: Path, changes: dict,
     (nano_folder / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(WeightsError, match=message):
         weights.load(nano_folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"heads": 3}, "width 32 is no multiple of heads 3"),
+        ({"min_tokens": 200}, "min_tokens 200 is more than num_tokens"),
+        ({"image_size": 40}, "image_size 40 is no multiple of thumb_size"),
+    ],
+)
+def test_nano_configurations_that_leave_no_trace_in_the_shapes(nano_folder: Path, changes: dict, message: str) -> None:
+    config = json.loads((nano_folder / "config.json").read_text())
+    (nano_folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(WeightsError, match=message):
+        weights.load(nano_folder)
+
+
+def test_damaged_weights_are_refused(nano_folder: Path) -> None:
+    path = nano_folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"the file was written as [0-9a-f]{64}: damaged"):
+        weights.load(nano_folder)
+
+
+def test_the_embedded_model_is_known_by_any_path(tmp_path: Path) -> None:
+    files = places.locate("nano")
+    (tmp_path / "copy.safetensors").write_bytes(files.weights.read_bytes())
+    assert files.config is not None
+    (tmp_path / "copy.json").write_bytes(files.config.read_bytes())
+    loaded = weights.load(tmp_path / "copy.safetensors")
+    assert (loaded.name, loaded.model_id) == ("nano-1", 1)
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_an_interrupt_while_replacing_a_model_leaves_the_old_one(
+    model: TiTok, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    weights.save(model, tmp_path / "model")
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    rename, left = Path.rename, [None] * renames
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if left or self.name == "old":
+            left and left.pop()
+            return rename(self, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with torch.no_grad():
+        model.decoder.ln_post.bias += 1
+    with pytest.raises(KeyboardInterrupt):
+        weights.save(model, tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

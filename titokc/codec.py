@@ -264,13 +264,10 @@ class Codec:
                 tokenizer.image_size,
                 max(1, target_size * 8 // (bits * most)),
                 max(1, target_size * 8 // (bits * fewest)),
+                lambda grid: size_of(grid, fewest) <= target_size,
                 CANDIDATES,
             )
-        fitting = [
-            (grid, max(n for n in range(fewest, most + 1) if size_of(grid, n) <= target_size))
-            for grid in grids
-            if size_of(grid, fewest) <= target_size
-        ] or [((1, 1), fewest)]
+        fitting = [(grid, max(n for n in range(fewest, most + 1) if size_of(grid, n) <= target_size)) for grid in grids]
 
         def loss(candidate: tuple[Grid, int]) -> int:
             grid, tokens = candidate
@@ -307,7 +304,7 @@ class Codec:
             for loaded in self._loaded.values():
                 if _made(loaded, header):
                     return loaded
-            name: str | None = header.model
+            name: str | os.PathLike[str] | None = header.model
             if header.model_id == CUSTOM_MODEL_ID:
                 from titokc import weights
 

@@ -21,13 +21,17 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes `path` so that it holds either all of `data` or what it held before, whatever happens in between.
 
     The bytes go to a new file in the same folder, reach the disk, and then take the name. Missing folders are made.
-    Raises OutputError; after any exception (KeyboardInterrupt too) the new file is gone.
+    Raises OutputError; after any exception (KeyboardInterrupt too) the new file is gone. Links are followed, and a pipe
+    or a device is written to as it is.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         # Named before it is there, so that no Ctrl-C finds a file whose name is not known yet.
-        temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(4)}.part")
+        temporary = path.with_name(f".titokc.{secrets.token_hex(4)}.part")
         mode = _mode_of(path)
         try:
             with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:

@@ -6,7 +6,10 @@ Pillow decodes and encodes, LittleCMS (inside Pillow) converts colours; no torch
 import io
 import os
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,6 +36,7 @@ _WRITERS: dict[str, tuple[str, dict[str, object]]] = {
     ".ppm": ("PPM", {}),
     ".avif": ("AVIF", {"quality": 95, "subsampling": "4:4:4"}),
 }
+_CAP_LOCK = threading.Lock()
 # What Pillow's decoders are known to raise on damaged data, besides OSError.
 _DECODER_ERRORS = (
     OSError,
@@ -134,15 +138,25 @@ def check_limits(size: tuple[int, int], limits: Limits) -> None:
 
 def _decode(stream: BinaryIO, background: Background, limits: Limits) -> Image.Image:
     try:
-        image = Image.open(stream, formats=READABLE_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise LimitExceededError(_one_line(error)) from error
+        with _pillows_cap_off():
+            image = Image.open(stream, formats=READABLE_FORMATS)
     except UnidentifiedImageError as error:
         raise InputError(_unidentified(stream)) from error
     except _DECODER_ERRORS as error:
         raise InputError(f"not a readable picture: {_one_line(error)}") from error
     with image:
         return to_rgb(image, background=background, limits=limits)
+
+
+@contextmanager
+def _pillows_cap_off() -> Iterator[None]:
+    """Opening a picture allocates nothing for its pixels; `check_limits` comes before anything that does."""
+    with _CAP_LOCK:
+        cap, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = cap
 
 
 def _unidentified(stream: BinaryIO) -> str:

@@ -9,7 +9,7 @@ either side gains up to 0.025 dB, and the seam is gone (bench/LOG.md).
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from math import inf, log
 
@@ -52,12 +52,14 @@ def auto_grid(size: tuple[int, int], side: int) -> Grid:
     return rows, columns
 
 
-def candidate_grids(size: tuple[int, int], side: int, fewest_tiles: int, most_tiles: int, count: int) -> list[Grid]:
-    """At most `count` grids of `fewest_tiles`..`most_tiles` tiles that are worth trying for a byte budget.
+def candidate_grids(
+    size: tuple[int, int], side: int, fewest_tiles: int, most_tiles: int, fits: Callable[[Grid], bool], count: int
+) -> list[Grid]:
+    """At most `count` grids of `fewest_tiles`..`most_tiles` tiles that fit a byte budget and are worth trying for it.
 
     Of all grids with as many tiles the one with the squarest. Left out: tiles smaller than side / 4, and tiles more
     than twice as long as wide where fewer tiles are squarer. Where more than `count` are left, numbers of tiles in
-    about even ratios stay. When no grid lies in the range, the largest below it. Fewest first, never empty.
+    about even ratios stay. When none of these fits, the largest below that does. Fewest first.
     """
     width, height = size
     finest_rows, finest_columns = auto_grid(size, max(1, side // 4))
@@ -77,7 +79,8 @@ def candidate_grids(size: tuple[int, int], side: int, fewest_tiles: int, most_ti
         if stretch(squarest[tiles]) <= max(log(2), least):
             usable.append(tiles)
         least = min(least, stretch(squarest[tiles]))
-    in_range = [tiles for tiles in usable if tiles >= fewest_tiles] or usable[-1:]
+    fitting = [tiles for tiles in usable if fits(squarest[tiles])]
+    in_range = [tiles for tiles in fitting if tiles >= fewest_tiles] or fitting[-1:]
     if len(in_range) > count:
         ratio = in_range[-1] / in_range[0]
         goals = [in_range[0] * ratio ** (i / (count - 1)) for i in range(count)]

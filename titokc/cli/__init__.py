@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from titokc._version import __version__
 from titokc.errors import TitokcError
+from titokc.files import reason
 
 # Verb -> (module in titokc.cli, its line in `titokc --help`, which imports none of them).
 VERBS = {
@@ -36,10 +37,7 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in VERBS:
             return None
-        command = getattr(import_module(f"titokc.cli.{VERBS[cmd_name][0]}"), cmd_name)
-        if _DEBUG not in command.params:
-            command.params.append(_DEBUG)
-        return command
+        return _with_debug(getattr(import_module(f"titokc.cli.{VERBS[cmd_name][0]}"), cmd_name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -62,6 +60,10 @@ class Verbs(click.Group):
             if ctx.meta.get(_DEBUG_KEY):
                 raise
             message, code = str(error), error.exit_code
+        except OSError as error:
+            if ctx.meta.get(_DEBUG_KEY):
+                raise
+            message, code = f"{error.filename or 'standard output'}: {reason(error)}", 1
         except Exception as error:  # the top: a bug, or no memory, is one line too
             if ctx.meta.get(_DEBUG_KEY):
                 raise
@@ -81,6 +83,15 @@ def _set_debug(ctx: click.Context, _param: click.Parameter, on: bool) -> None:
 _DEBUG = click.Option(
     ["--debug"], is_flag=True, expose_value=False, callback=_set_debug, help="Show the traceback of an error."
 )
+
+
+def _with_debug(command: click.Command) -> click.Command:
+    """The command and those below it, with --debug too."""
+    if _DEBUG not in command.params:
+        command.params.append(_DEBUG)
+    for below in getattr(command, "commands", {}).values():
+        _with_debug(below)
+    return command
 
 
 @click.group(

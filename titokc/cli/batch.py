@@ -79,7 +79,7 @@ def plan(inputs: Sequence[str], output: str | None, naming: Naming) -> list[Task
     """
     found = [file for text in inputs for file in _expand(text, naming)]
     several = len(found) > 1 or any(file.inside for file in found)
-    into_folder = output not in (None, STREAM) and (several or _is_folder(str(output)))
+    into_folder = output not in (None, STREAM) and (several or is_folder(str(output)))
     if output == STREAM and several:
         raise UsageError("standard output takes the result of one input")
     if into_folder and Path(str(output)).is_file():
@@ -105,10 +105,12 @@ def run(
     describe: Callable[[bytes, Any], dict[str, Any]],
     options: "BatchOptions",
     check: Callable[[Path], object] = lambda _: None,
+    longest_input: int = -1,
 ) -> int:
     """Converts all tasks through `convert` (results or TitokcErrors, in order), writes, reports; the exit code.
 
     An existing result is left alone (skipped, or an error, after `check` of its input) unless `options.force`.
+    longest_input: bytes of standard input that are worth reading, -1 for all.
     """
     if options.as_json and any(task.target is None and task.problem is None for task in tasks):
         raise UsageError("--json and the result cannot share standard output")
@@ -121,7 +123,9 @@ def run(
         else:
             outcomes[number] = outcome
     report = Report(quiet=options.quiet, as_json=options.as_json)
-    results = convert([sys.stdin.buffer.read() if task.source is None else task.source for task in pending])
+    results = convert(
+        [sys.stdin.buffer.read(longest_input) if task.source is None else task.source for task in pending]
+    )
     with _progress_bar(len(tasks), options.quiet) as bar:
         for number, task in enumerate(tasks):
             outcome = outcomes.get(number)
@@ -132,7 +136,7 @@ def run(
                     if isinstance(result, TitokcError):
                         raise result
                     data = to_bytes(result, task)
-                    _write(task, data)
+                    write_result(task.target, data)
                     outcome, details = "done", describe(data, result)
                 except TitokcError as error:
                     outcome = error
@@ -232,14 +236,15 @@ def batch_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--max-pixels and --max-side, what a picture or header may declare at most, given to `function` as `limits`."""
+    """--max-pixels and the like, what a picture or header may declare at most, given to `function` as `limits`."""
 
     @wraps(function)
-    def collected(max_pixels: int, max_side: int, **given: Any) -> Any:
-        return function(limits=Limits(max_pixels, max_side), **given)
+    def collected(max_pixels: int, max_side: int, max_indices: int, **given: Any) -> Any:
+        return function(limits=Limits(max_pixels, max_side, max_indices), **given)
 
     decorated: Callable[..., Any] = collected
     for name, default, text in (
+        ("--max-indices", DEFAULT_LIMITS.max_indices, "Refuse files with more tokens."),
         ("--max-side", DEFAULT_LIMITS.max_side, "The same for width and for height."),
         ("--max-pixels", DEFAULT_LIMITS.max_pixels, "Refuse pictures with more."),
     ):
@@ -271,9 +276,9 @@ def _expand(text: str, naming: Naming) -> list[_Found]:
         return [_Found("stdin")]
     if not text:
         return [_Found(text, problem=InputError("an empty name"))]
-    if path.is_dir():
+    if os.path.isdir(text):  # noqa: PTH112 - Path's own raises for long names
         return _search(path, naming)
-    if glob.has_magic(text) and not path.exists():
+    if glob.has_magic(text) and not os.path.exists(text):  # noqa: PTH110 - the same
         matches = glob.glob(text, recursive=True)  # noqa: PTH207 - absolute patterns too
         files = sorted(file for file in map(Path, matches) if not file.is_dir())
         nothing = InputError("no file matches")
@@ -295,8 +300,9 @@ def _search(folder: Path, naming: Naming) -> list[_Found]:
     return found or [_Found(str(folder), problem=nothing)]
 
 
-def _is_folder(output: str) -> bool:
-    return output.endswith(("/", os.sep)) or Path(output).is_dir()
+def is_folder(output: str) -> bool:
+    """Whether -o means a folder, there or not, to write into."""
+    return output.endswith(("/", os.sep)) or os.path.isdir(output)  # noqa: PTH112 - Path's own raises for long names
 
 
 def _refuse_collisions(tasks: list[Task]) -> list[Task]:
@@ -314,7 +320,7 @@ def _refuse_collisions(tasks: list[Task]) -> list[Task]:
 
 def _existing(task: Task, check: Callable[[Path], object], skip: bool, force: bool) -> TitokcError | str | None:
     """What an existing result means for its task; None where it is no obstacle."""
-    if task.target is None or not task.target.exists():
+    if task.target is None or not os.path.exists(task.target):  # noqa: PTH110 - raises for long names
         return None
     is_input = task.source is not None and task.source.exists() and task.target.samefile(task.source)
     if not is_input and (force or skip):
@@ -338,9 +344,10 @@ def _progress_bar(total: int, quiet: bool) -> AbstractContextManager[Any]:
     return tqdm(total=total, unit="file", leave=False)
 
 
-def _write(task: Task, data: bytes) -> None:
-    if task.target:
-        write_atomic(task.target, data)
+def write_result(target: Path | None, data: bytes) -> None:
+    """To a file, or for None to standard output, but no binary to a terminal."""
+    if target:
+        write_atomic(target, data)
         return
     if sys.stdout.isatty():
         if not data.isascii():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from titokc.errors import InputError, MetricWeightsMissingError, UsageError
 
 DEFAULT_VERB = "run"
+NEEDED = {"matplotlib": "matplotlib", "scipy": "scipy", "skimage": "scikit-image"}
 CROPS = ("center-square-256", "none")
 
 
@@ -36,6 +38,8 @@ def bench() -> None:
     and budget), summary.csv and .json, environment.json, plots, and the decoded pictures. The same command again
     measures only what is missing.
     """
+    if absent := [package for name, package in NEEDED.items() if find_spec(name) is None]:
+        raise UsageError(f"titokc bench needs {', '.join(absent)}: pip install 'titokc[bench]'")
 
 
 @bench.command(DEFAULT_VERB, hidden=True)

@@ -78,5 +78,6 @@ def decode(
         describe=lambda data, picture: {"file_bytes": len(data), "width": picture.width, "height": picture.height},
         check=check,
         options=options,
+        longest_input=MAX_FILE_SIZE + 1,
     )
     click.get_current_context().exit(code)

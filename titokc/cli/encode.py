@@ -9,7 +9,6 @@ import click
 from titokc.cli.batch import SUFFIXES, BatchOptions, Naming, batch_options, form_of, plan, run
 from titokc.cli.info import header_fields
 from titokc.codec import DEFAULT_EFFORT
-from titokc.container import DEFAULT_LIMITS
 
 
 @click.command()
@@ -52,14 +51,10 @@ def encode(
     or - for standard input. Without OUT photo.jpg becomes photo.tok beside it (photo.bin with --bare, photo.txt with
     --base64). --target-size counts the bytes of the result as written.
     """
-    from PIL import Image
-
     from titokc.imaging import READABLE_SUFFIXES
 
     form = form_of(bare, base64)
     tasks = plan(inputs, output, Naming(READABLE_SUFFIXES, SUFFIXES[form]))
-    # Pillow's own limit would come first.
-    Image.MAX_IMAGE_PIXELS = max(options.limits.max_pixels, DEFAULT_LIMITS.max_pixels)
     codec = options.codec(model)
 
     def convert(sources: list[Path | bytes]) -> Iterator[Any]:

@@ -1,6 +1,7 @@
 """`titokc info` and `titokc truncate`: what a file says, and a shorter one from it, without model or picture."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import Any
 
 import click
 
-from titokc.cli.batch import limit_options
+from titokc.cli.batch import is_folder, limit_options, write_result
 from titokc.container import MAX_FILE_SIZE, VERSION, Header, Limits, file_size, read_header, unpack
 from titokc.container import truncate as truncate_file
 from titokc.errors import OutputError, UsageError
-from titokc.files import read_bytes, write_atomic
+from titokc.files import read_bytes
 
 
 def header_fields(data: bytes, limits: Limits) -> dict[str, Any]:
@@ -79,15 +80,17 @@ def truncate(
     if tokens is None:
         tokens = _most_tokens(read_header(data, limits=limits), target_size or 0)
     shorter = truncate_file(data, tokens, limits=limits)
-    if output == "-" or (output is None and file == "-"):
-        sys.stdout.buffer.write(shorter)
-        return
     source = Path(file)
-    target = Path(output) if output else source.with_name(f"{source.stem}-{tokens}{source.suffix}")
-    if target.exists() and not force:
+    name = f"{source.stem}-{tokens}{source.suffix}" if file != "-" else f"stdin-{tokens}.tok"
+    target: Path | None = source.with_name(name)
+    if output == "-" or (output is None and file == "-"):
+        target = None
+    elif output:
+        target = Path(output) / name if is_folder(output) else Path(output)
+    if target and os.path.exists(target) and not force:  # noqa: PTH110 - Path's own raises for long names
         raise OutputError(f"{target} exists: --force overwrites it")
-    write_atomic(target, shorter)
-    if not quiet:
+    write_result(target, shorter)
+    if target and not quiet:
         click.echo(f"{file} -> {target}: {len(data):,} -> {len(shorter):,} bytes", err=True)
 
 

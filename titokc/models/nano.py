@@ -56,6 +56,16 @@ class NanoConfig:
     heads: int = 4
     layers: int = 10
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes that do not go together."""
+        for whole, part in (("width", "heads"), ("thumb_size", "patch_size"), ("image_size", "thumb_size")):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(f"{whole} {getattr(self, whole)} is no multiple of {part} {getattr(self, part)}")
+        if self.min_tokens > self.num_tokens:
+            raise ValueError(f"min_tokens {self.min_tokens} is more than num_tokens {self.num_tokens}")
+        if not self.token_size <= self.coefficients <= 3 * self.thumb_size**2:
+            raise ValueError(f"{self.coefficients} coefficients: expected token_size .. 3 * thumb_size^2")
+
     @property
     def patches(self) -> int:
         return (self.thumb_size // self.patch_size) ** 2

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from titokc.container import KNOWN_MODELS
 from titokc.errors import ModelMismatchError, ModelNotFoundError, WeightsError
-from titokc.weights.known import MODEL_IDS
-from titokc.weights.places import ModelFiles, fetch, find, locate
+from titokc.weights.known import MODEL_IDS, NANO
+from titokc.weights.places import ModelFiles, embedded_fingerprint, fetch, find, locate, stored_fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,13 +46,16 @@ def load(name_or_path: str | os.PathLike[str] = "nano", device: str = "cpu", *, 
 
 
 def load_files(files: ModelFiles) -> "Tokenizer":
-    """`load` for files that `locate` has found, on the CPU."""
+    """`load` for files that `locate` has found, on the CPU. The embedded model is known by any path."""
     from titokc.weights.tensors import read
 
     tokenizer = _build(files.read_config(), read(files.weights), files)
-    tokenizer.name = files.name
-    tokenizer.model_id = MODEL_IDS.get(files.name, 0)
     tokenizer.fingerprint = fingerprint(tokenizer)
+    noted, found = stored_fingerprint(files.weights), tokenizer.fingerprint.hex()
+    if noted and noted != found:
+        raise WeightsError(f"{files.weights}: the weights are {found}, the file was written as {noted}: damaged")
+    tokenizer.name = NANO if noted and noted == embedded_fingerprint() else files.name
+    tokenizer.model_id = MODEL_IDS.get(tokenizer.name, 0)
     _check_known(tokenizer)
     return tokenizer.eval()
 

@@ -107,13 +107,18 @@ def installed() -> Iterator[ModelFiles]:
             yield ModelFiles(weights, _config_beside(weights), path.name)
 
 
-def find(fingerprint: bytes) -> str | None:
-    """The name of the installed model whose fingerprint starts with these bytes, None if there is none."""
+def find(fingerprint: bytes) -> Path | None:
+    """The installed model's folder whose fingerprint starts with these bytes, None if there is none."""
     wanted = fingerprint.hex()
     for files in installed():
         if stored_fingerprint(files.weights).startswith(wanted):
-            return files.name
+            return files.weights.parent
     return None
+
+
+def embedded_fingerprint() -> str:
+    """The embedded model's, in hex; "" if it is missing."""
+    return stored_fingerprint(_EMBEDDED)
 
 
 def stored_fingerprint(weights: Path) -> str:
@@ -209,8 +214,8 @@ def _not_found(name: str) -> str:
         aside = f"; the folder ./{name} is ./{name}, not {name}" if Path(name).exists() else ""
         return (
             f"the model {name} ({release.parameters * 4 / 1e6:,.0f} MB) is not on this machine: {places}{aside}. "
-            f"Get it with `titokc models fetch {name}`, or give its folder as --model PATH, "
-            "or do without: the embedded model nano needs no download"
+            f"Get it with `titokc models fetch {name}`, or, if you have it, "
+            f"`titokc models install PATH --name {name}`, or do without: the embedded model nano needs no download"
         )
     known = ", ".join(("nano", *RELEASES))
     hint = f"; `titokc models fetch {name}` may find it on the hub" if _REPO_ID.fullmatch(name) else ""

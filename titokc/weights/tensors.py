@@ -91,7 +91,7 @@ def write(
         raise OutputError(f"{target} exists and is no model directory: choose another name")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", suffix=".part", dir=target.parent))
+        staging = Path(tempfile.mkdtemp(prefix=".titokc.", suffix=".part", dir=target.parent))
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {reason(error)}") from error
     try:
@@ -102,13 +102,14 @@ def write(
         (new / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         for path in (*new.iterdir(), new):
             _sync(path)
-        if target.exists():
-            target.rename(staging / "old")
         try:
+            if target.exists():
+                target.rename(staging / "old")
             new.rename(target)
-        except OSError:
-            with suppress(OSError):
-                (staging / "old").rename(target)
+        except BaseException:
+            if not target.exists():
+                with suppress(OSError):
+                    (staging / "old").rename(target)
             raise
         _sync(target.parent)
     except SafetensorError as error:
