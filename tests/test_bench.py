@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -19,6 +20,7 @@ from titokc.bench import codecs
 from titokc.bench.compare import compare
 from titokc.bench.environment import without_places
 from titokc.bench.images import CENTER_SQUARE, find, load
+from titokc.bench.memory import peak_memory_mb
 from titokc.bench.report import write_report
 from titokc.bench.rows import Rows
 from titokc.bench.runner import Settings, run
@@ -231,6 +233,18 @@ def test_several_processes_find_and_measure_the_same(report, settings, tmp_path)
     for row in found:
         other = expected[row["image"], row["budget"]]
         assert [row[name] for name in ("point", "psnr", "ssim")] == [other[name] for name in ("point", "psnr", "ssim")]
+
+
+def test_metrics_of_an_earlier_run_stay(settings, tmp_path):
+    once = replace(settings, output=tmp_path, codecs=("webp",), budgets=(70,), limit=1)
+    for metrics in (("psnr",), ("ms_ssim",), ("psnr",)):
+        run(replace(once, metrics=metrics))
+    assert all({"psnr", "ms_ssim", "bytes"} <= set(row) for row in Rows(tmp_path) if row["reason"] is None)
+
+
+def test_a_codec_that_takes_too_long_has_no_peak_memory(settings, monkeypatch):
+    monkeypatch.setattr("titokc.bench.memory.TIME_LIMIT_S", 0.01)
+    assert peak_memory_mb("webp", "cpu", Path("none.png"), {}) is None
 
 
 def test_distances_of_sets_and_peak_memory(settings, tmp_path):

@@ -200,6 +200,11 @@ def test_what_is_impossible_is_found_out_cheaply(photo, monkeypatch):
     assert max(image.width for image in tried) <= 20
 
 
+def test_a_picture_larger_than_the_format_holds(photo):
+    assert floor_file(formats.WebP(), photo(17_000, 20)) == Impossible(None)
+    assert isinstance(best_files(formats.WebP(), photo(17_000, 20), [90])[90], Found)
+
+
 def test_the_floor_is_the_smallest_file_at_native_size(photo):
     codec = formats.JPEG()
     found = floor_file(codec, photo())

@@ -62,6 +62,24 @@ def test_dropped_tokens_do_not_count_in_the_loss() -> None:
     assert quantizer(latents, torch.tensor([[True, False]])).loss.item() == pytest.approx(1.25)
 
 
+def test_the_loss_of_a_batch_is_the_mean_over_its_parts() -> None:
+    quantizer = VectorQuantizer(16, 4, l2_norm=False)
+    latents, keep = torch.randn(8, 4, 4), torch.arange(4) < torch.tensor([1, 1, 2, 4, 4, 4, 3, 1])[:, None]
+    halves = [quantizer(latents[rows], keep[rows]).loss.item() for rows in (slice(4), slice(4, 8))]
+    assert quantizer(latents, keep).loss.item() == pytest.approx(sum(halves) / 2)
+
+
+def test_a_revival_forgets_what_it_saw_before_a_checkpoint_is_restored() -> None:
+    quantizer = VectorQuantizer(16, 4, l2_norm=False)
+    revival = CodebookRevival(quantizer, patience=0.1)
+    state = revival.state_dict()
+    quantizer(torch.full((2, 3, 4), torch.nan))
+    revival.load_state_dict(state)
+    quantizer(torch.randn(2, 3, 4))
+    assert revival.step() > 0
+    assert bool(torch.isfinite(quantizer.embedding.weight).all())
+
+
 def test_quantising_is_float32_under_autocast() -> None:
     quantizer = codebook([[1.0, 0.0], [1.0, 0.001]], l2_norm=False)
     latents = torch.tensor([[[1.0, 0.0009]]])

@@ -107,16 +107,13 @@ def test_impossible_grids_are_usage_errors(text):
 
 
 def test_candidates_of_a_kodak_picture():
-    assert tiling.candidate_grids((768, 512), 256, 1, 4, lambda _: True, 8) == [(1, 1), (1, 2), (1, 3), (2, 2)]
-    assert tiling.candidate_grids((768, 512), 256, 5, 20, lambda _: True, 8) == [
-        (2, 3),
-        (2, 4),
-        (2, 5),
-        (3, 4),
-        (3, 5),
-        (4, 4),
-        (4, 5),
-    ]
+    def candidates(fewest, most, fits=lambda _: True):
+        return tiling.candidate_grids((768, 512), 256, fewest, most, fits, 8)
+
+    assert candidates(1, 4) == [(1, 1), (1, 2), (1, 3), (2, 2)]
+    assert candidates(5, 20) == [(2, 3), (2, 4), (2, 5), (3, 4), (3, 5), (4, 4), (4, 5)]
+    assert candidates(5, 20, lambda grid: grid[0] < 3) == [(2, 3), (2, 4), (2, 5)]
+    assert candidates(6, 6, lambda grid: grid != (2, 3)) == [(2, 2)]
 
 
 def test_candidates_of_a_strip_may_be_oblong():

@@ -140,7 +140,7 @@ def test_passes_from_searched_latents(images, tmp_path, losses):
 
 def test_a_tokenizer_that_cannot_search(images, tmp_path):
     recipe = replace(RECIPE, phases=(Phase("one", 1.0, (VIEW,), search=1),))
-    with pytest.raises(UsageError, match="this tokenizer cannot search"):
+    with pytest.raises(UsageError, match="phase one: this tokenizer cannot search"):
         trainer_of(recipe, images, tmp_path)
 
 
@@ -161,9 +161,11 @@ def test_the_last_two_checkpoints_and_the_best_are_kept(images, tmp_path):
     assert set(kept) <= {4, 6, 8}
 
 
-def test_one_infinite_batch_is_gone_past(images, tmp_path):
+@pytest.mark.parametrize("autocast", [torch.float32, torch.float16])
+def test_one_infinite_batch_is_gone_past(images, tmp_path, autocast):
     said = []
-    trainer = trainer_of(RECIPE, images, tmp_path, log=RunLog(tmp_path, said.append, quiet=True))
+    log = RunLog(tmp_path, said.append, quiet=True)
+    trainer = trainer_of(RECIPE, images, tmp_path, log=log, autocast=autocast)
     spoil(trainer.tokenizer, {3})
     state = trainer.run()
     (line,) = (line for line in said if "back to" in line)
@@ -233,7 +235,7 @@ def test_views_take_turns_by_their_shares():
 
 
 def test_frozen_parts_do_not_change(images, tmp_path):
-    recipe = replace(RECIPE, phases=(replace(RECIPE.phases[0], trainable=("decoder.",)),), revival_patience=0.0)
+    recipe = replace(RECIPE, phases=(replace(RECIPE.phases[0], trainable=("decoder.",)),), revival_patience=0.1)
     trainer = trainer_of(recipe, images, tmp_path)
     before = {name: p.clone() for name, p in trainer.tokenizer.named_parameters()}
     trainer.run()
@@ -304,6 +306,8 @@ def test_what_makes_no_sense_is_refused(images, tmp_path):
         trainer_of(replace(RECIPE, phases=(replace(RECIPE.phases[0], losses=Losses(codes=1.0)),)), images, tmp_path)
     with pytest.raises(UsageError, match="no parameter's name starts with dekoder"):
         train(replace(RECIPE, phases=(replace(RECIPE.phases[0], trainable=("dekoder",)),)), images, tmp_path)
+    with pytest.raises(UsageError, match="phase one: a view of 24 pixels, this model takes 32"):
+        trainer_of(replace(RECIPE, phases=(Phase("one", 1.0, (View(24, 4),)),)), images, tmp_path)
     with pytest.raises(InputError, match=r"24 training images .* a batch takes 25"):
         train(replace(RECIPE, phases=(replace(RECIPE.phases[0], views=(View(32, 25),)),)), images, tmp_path)
 

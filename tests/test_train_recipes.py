@@ -94,6 +94,10 @@ def test_fields_that_must_agree_are_changed_together():
         ("phases=1", "--set phases: name one of its fields"),
         ("phases.0=1", r"--set phases\.0: name one of its fields"),
         ("phases.0.lr.x=1", r"--set phases\.0\.lr: it has no fields"),
+        ("micro_batch=-1", "micro_batch is -1, expected 0 or more"),
+        ("phases.1.search=-1", "search is -1, expected 0 or more"),
+        ("phases.0.views.0.share=0", "no view of the phase pretrain-64 has a share"),
+        ("phases.0.views.0.min_scale=2", "min_scale is 2.0, expected more than 0, at most 1"),
     ],
 )
 def test_wrong_settings_are_named(setting, complaint):

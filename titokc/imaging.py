@@ -38,7 +38,7 @@ _WRITERS: dict[str, tuple[str, dict[str, object]]] = {
 }
 _CAP_LOCK = threading.Lock()
 # What Pillow's decoders are known to raise on damaged data, besides OSError.
-_DECODER_ERRORS = (
+DECODER_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -90,7 +90,7 @@ def to_rgb(image: Image.Image, *, background: Background = "white", limits: Limi
         image = _upright(image)
         colour, alpha = _split_alpha(_to_8_bits(image))
         colour = _to_srgb(colour, image.info.get("icc_profile"))
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise InputError(f"not a readable picture: {_one_line(error)}") from error
     if alpha is None:
         return colour
@@ -142,7 +142,7 @@ def _decode(stream: BinaryIO, background: Background, limits: Limits) -> Image.I
             image = Image.open(stream, formats=READABLE_FORMATS)
     except UnidentifiedImageError as error:
         raise InputError(_unidentified(stream)) from error
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise InputError(f"not a readable picture: {_one_line(error)}") from error
     with image:
         return to_rgb(image, background=background, limits=limits)
@@ -186,7 +186,7 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()
     try:
         return ImageOps.exif_transpose(image)
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         return image
 
 

@@ -78,6 +78,7 @@ class WebP(Format):
     name = "webp"
     suffix = ".webp"
     ladder = tuple(_webp_quality(step) for step in range(127, -1, -1))
+    longest_side = 16_383
 
     @property
     def version(self) -> str:

@@ -51,12 +51,14 @@ class Format(Codec):
     `ladder`: values of "quality" in order of growing files. `variants`: further settings, as sets of keys of a point;
     sizes are chosen with the first one that fits. `breadth` and `around`: how many combinations the search looks at
     closely, and how many steps of the ladder below and above the expected one; less where files are slow.
+    `longest_side`: of a picture that it can hold, in pixels.
     """
 
     ladder: tuple[float, ...]
     variants: tuple[Point, ...] = ({},)
     breadth = 24
     around = (4, 16)
+    longest_side = 65_535
 
     def encode(self, image: Image.Image, point: Point) -> bytes:
         size = (point["width"], point["height"])

@@ -17,7 +17,12 @@ def peak_memory_mb(spec: str, device: str, picture: Path, point: Point) -> float
     """The largest resident size, in 10^6 bytes, of a process that encodes and decodes `picture`; None if it fails."""
     command = [sys.executable, "-m", "titokc.bench.memory", spec, device, str(picture), json.dumps(point)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIME_LIMIT_S, env=environment)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=TIME_LIMIT_S, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        return None
     return float(done.stdout) / 1e6 if done.returncode == 0 else None
 
 

@@ -49,9 +49,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Impossible:
-    """Nothing that the codec can write is small enough; `smallest` is the smallest file seen, in bytes."""
+    """Nothing that the codec can write is small enough; `smallest` is the smallest file seen, in bytes, None if the
+    format cannot hold so large a picture."""
 
-    smallest: int
+    smallest: int | None
 
 
 def best_files(
@@ -62,8 +63,10 @@ def best_files(
     return {budget: search.best(budget) for budget in sorted(set(budgets))}
 
 
-def floor_file(codec: Format, image: Image.Image) -> Found:
+def floor_file(codec: Format, image: Image.Image) -> Found | Impossible:
     """The smallest file that the format makes without reducing the picture first."""
+    if max(image.size) > codec.longest_side:
+        return Impossible(None)
     size = {"width": image.width, "height": image.height, "filter": "lanczos", "quality": codec.ladder[0]}
     files = [(codec.encode(image, size | variant), size | variant) for variant in codec.variants]
     data, point = min(files, key=lambda file: len(file[0]))
@@ -219,7 +222,7 @@ class _Narrowing:
         self.steps: dict[Combination, int] = {}
 
     def best(self) -> Found | Impossible:
-        tried = coarse_sides(self.search.image.size)
+        tried = [side for side in coarse_sides(self.search.image.size) if side <= self.codec.longest_side]
         for variant in range(len(self.codec.variants)):
             self._try_sides(tried, variant)
             if self.steps:

@@ -18,7 +18,13 @@ import click
 @click.option("--steps", type=click.IntRange(min=1), help="Budget in optimiser steps.")
 @click.option("--val", type=click.Path(path_type=Path), help="Validation images; default: a part of DATA is held out.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of decoded images; default: in the run folder.")
-@click.option("--cache-gib", default=8.0, show_default=True, help="Decode each time instead where more is needed.")
+@click.option(
+    "--cache-gib",
+    type=click.FloatRange(0),
+    default=8.0,
+    show_default=True,
+    help="Decode each time instead where more is needed.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option(
     "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True

@@ -60,6 +60,11 @@ class Tokenizer(nn.Module, ABC):
         return (self.codebook_size - 1).bit_length()
 
     @property
+    def training_sizes(self) -> tuple[int, ...]:
+        """The sides in pixels of the images that `forward` takes."""
+        return (self.image_size,)
+
+    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 

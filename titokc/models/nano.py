@@ -165,6 +165,10 @@ class NanoTokenizer(Tokenizer):
     dct: Tensor
     coded: Tensor
 
+    @property
+    def training_sizes(self) -> tuple[int, ...]:
+        return (self.config.thumb_size, self.image_size)
+
     @torch.no_grad()
     def encode(self, images: Tensor, tokens: int | None = None, effort: int = 0) -> Tensor:
         """See `Tokenizer.encode`. UsageError for a number of tokens that the model does not make."""

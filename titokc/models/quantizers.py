@@ -62,7 +62,9 @@ class VectorQuantizer(nn.Module):
             indices = self.assign(latents.detach())
             vectors, latents = self.lookup(indices), self._normed(latents.float())
             errors = (vectors - latents.detach()).square() + self.commitment * (vectors.detach() - latents).square()
-            loss = errors.mean() if keep is None else errors[keep].mean()
+            each = errors.mean(2)
+            # Every image counts the same, so that the loss of a batch is the mean over its parts.
+            loss = each.mean() if keep is None else ((each * keep).sum(1) / keep.sum(1)).mean()
             return Quantized(latents + (vectors - latents).detach(), indices, loss)
 
     def _normed(self, vectors: Tensor) -> Tensor:
@@ -121,7 +123,8 @@ class CodebookRevival:
     Attach it to a VectorQuantizer and call `step()` after each optimiser step. An entry is dead once `patience` x V
     tokens went by without choosing it, which under uniform use happens with probability e^-patience. The idea is
     CVQ-VAE's (arXiv 2307.15139), with a count in place of its running average, so that the rule means the same at any
-    batch size. Under torch.distributed uses are summed over the processes and all get the same new entries.
+    batch size. Under torch.distributed uses are summed over the processes and all get the same new entries, from the
+    first one's latents. An entry that does not train is left alone.
     """
 
     def __init__(self, quantizer: VectorQuantizer, patience: float = 20.0) -> None:
@@ -133,7 +136,7 @@ class CodebookRevival:
         quantizer.register_forward_hook(self._observe)
 
     def _observe(self, quantizer: nn.Module, inputs: tuple, output: Quantized) -> None:
-        if quantizer.training and torch.is_grad_enabled():
+        if quantizer.training and torch.is_grad_enabled() and self.quantizer.embedding.weight.requires_grad:
             latents, keep = inputs[0].detach().float(), (inputs[1] if len(inputs) > 1 else None)
             kept = slice(None) if keep is None else keep
             self._seen.append((latents[kept].reshape(-1, latents.shape[-1]), output.indices[kept].flatten()))
@@ -174,3 +177,4 @@ class CodebookRevival:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.idle, self.tokens = state["idle"].clone(), int(state["tokens"])
+        self._seen.clear()

@@ -156,12 +156,6 @@ class TiTok(Tokenizer):
         decoded, indices, loss = self._training_pass(images, tokens)
         return ProxyPrediction(decoded.float().flatten(2), indices, loss)
 
-    def freeze_encoder(self) -> None:
-        """Stage 2: only what comes after the quantiser trains."""
-        self.latent_tokens.requires_grad_(False)
-        self.encoder.requires_grad_(False)
-        self.quantize.requires_grad_(False)
-
     def _training_pass(self, images: Tensor, tokens: int | Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         latents = self.encoder(images, self.latent_tokens)
         keep = None

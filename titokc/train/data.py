@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from titokc.errors import InputError
+from titokc.imaging import DECODER_ERRORS
 
 SUFFIXES = frozenset(Image.registered_extensions()) - {".pdf", ".mpg", ".mpeg", ".tok", ".hdf", ".h5"}
 
@@ -75,7 +76,7 @@ def decode(source: Source, max_side: int) -> np.ndarray | None:
         with Image.open(io.BytesIO(source.read())) as image:
             image.draft("RGB", (max_side, max_side))
             upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (*DECODER_ERRORS, Image.DecompressionBombError):
         return None
     short = min(upright.size)
     if short > max_side:
@@ -97,7 +98,7 @@ class ImageSet:
         sources: list[Source],
         max_side: int,
         folder: Path,
-        cache_bytes: int = 8 << 30,
+        cache_bytes: float = 8 << 30,
         threads: int = 2,
         progress: Callable[[list[Source]], Iterable[Source]] = iter,
     ) -> None:
@@ -138,7 +139,7 @@ class ImageSet:
         sources: list[Source],
         index_path: Path,
         pixels_path: Path,
-        cache_bytes: int,
+        cache_bytes: float,
         threads: int,
         progress: Callable[[list[Source]], Iterable[Source]],
     ) -> None:

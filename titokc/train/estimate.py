@@ -8,7 +8,7 @@ from torch import Tensor
 from titokc.models.interface import Tokenizer
 from titokc.train import losses, optim
 from titokc.train.discriminator import Discriminator
-from titokc.train.recipes import Phase, Recipe, View
+from titokc.train.recipes import Phase, Recipe, View, check
 
 _PROBE = 2
 _GIB = 2**30
@@ -20,7 +20,7 @@ def estimate(recipe: Recipe, tokenizer: Tokenizer, autocast: torch.dtype, proces
     Probed with the tokenizer alone: perceptual networks and the discriminator come on top of activations and time.
     """
     numbers = sum(p.numel() for p in tokenizer.parameters())
-    phases = [phase for phase in recipe.phases if phase.share]
+    phases = check(recipe, tokenizer)
     prefixes = [prefix for phase in phases for prefix in phase.trainable or ("",)]
     for name, parameter in tokenizer.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name.startswith(tuple(prefixes)))
@@ -53,8 +53,6 @@ def estimate(recipe: Recipe, tokenizer: Tokenizer, autocast: torch.dtype, proces
         lines.append(f"time: about {hours:.1f} hours for {recipe.steps:,} steps")
     else:
         lines.append(f"time: {recipe.minutes / 60:.1f} hours, as budgeted")
-    if hasattr(tokenizer, "initialise"):
-        lines.append("before that its quantiser is fitted to training images, 10 to 20 minutes on two cores")
     return lines
 
 

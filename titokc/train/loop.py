@@ -2,7 +2,8 @@
 
 Everything random in a step follows from the seed, the step and the sample's position, so a run's random state is a few
 numbers in `titokc.train.state`, and its result does not depend on how often it was resumed, on how batches are split
-over processes and micro-batches (but for rounding), or on the threads that prepare them.
+over processes and micro-batches (but for rounding, and for what dead codebook entries are replaced by), or on the
+threads that prepare them.
 """
 
 import itertools
@@ -33,7 +34,7 @@ from titokc.train.distributed import Group
 from titokc.train.gradients import Gradients
 from titokc.train.log import RunLog
 from titokc.train.proxy import ProxyCodes
-from titokc.train.recipes import Phase, Recipe
+from titokc.train.recipes import Phase, Recipe, check
 from titokc.train.state import State, phase_at, phase_progress, rate_factor
 from titokc.train.validate import pictures, token_counts, validate
 
@@ -69,15 +70,9 @@ class Trainer:
         autocast: torch.dtype = torch.float32,
         workers: int = 1,
     ) -> None:
-        if not recipe.steps and not recipe.minutes:
-            raise UsageError("a run needs a budget: steps or minutes")
-        phases = [phase for phase in recipe.phases if phase.share]
-        if not phases:
-            raise UsageError("no phase of the recipe has a share of the budget")
+        phases = check(recipe, tokenizer)
         if any(phase.losses.codes for phase in phases) and codes is None:
             raise UsageError(f"the recipe {recipe.name} learns a VQGAN's codes: give its weights with --proxy")
-        if any(phase.search for phase in phases) and not tokenizer.searches:
-            raise UsageError("this tokenizer cannot search for better latents: leave the phases' search at 0")
         self.recipe, self.tokenizer, self.run_folder, self.state = recipe, tokenizer, run, State()
         self.device = tokenizer.device
         self.group = group or Group()
@@ -184,8 +179,6 @@ class Trainer:
         for name, parameter in self._trainable.items():
             parameter.requires_grad_(not prefixes or name.startswith(prefixes))
         self._trained = [parameter for parameter in self._trainable.values() if parameter.requires_grad]
-        if not self._trained:
-            raise UsageError(f"phase {self._phase.name}: no parameter's name starts with {' or '.join(prefixes)}")
         self._gradients.enter()
 
     def _start(self) -> None:
@@ -276,6 +269,8 @@ class Trainer:
         if self._failures > _MOST_FAILURES:
             raise TrainingDivergedError(f"{found}: diverged after {_MOST_FAILURES} attempts; lower the learning rates")
         folders = checkpoint.saved(self.run_folder)
+        if self._scaler.is_enabled():
+            self._scaler.update()  # forgets the gradients that it has unscaled
         self.group.wait()
         if self._failures > 1 and len(folders) > 1:
             if self.group.first:

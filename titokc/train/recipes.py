@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from titokc.errors import UsageError, WeightsError
+from titokc.models.interface import Tokenizer
 from titokc.models.titok_config import TiTokConfig
 
 
@@ -33,6 +34,12 @@ class View:
     min_source: float = 0.75
     jitter: float = 0.1
     variants: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "side", "batch_size")
+        _at_least(self, 0, "share", "min_source", "jitter", "variants")
+        if not 0 < self.min_scale <= 1:
+            raise ValueError(f"min_scale is {self.min_scale}, expected more than 0, at most 1")
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,11 @@ class Phase:
     trainable: tuple[str, ...] = ()
     search: int = 0
 
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "share", "lr", "muon_lr", "warmup", "search")
+        if not sum(view.share for view in self.views):
+            raise ValueError(f"no view of the phase {self.name} has a share")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -115,6 +127,36 @@ class Recipe:
     val_minutes: float = 10.0
     val_images: int = 200
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "steps", "minutes", "micro_batch", "revival_patience", "weight_decay", "final_lr", "seed")
+        _at_least(self, 1, "token_drop_step", "checkpoint_steps", "val_steps", "val_images")
+
+
+def check(recipe: Recipe, tokenizer: Tokenizer) -> list[Phase]:
+    """The phases that have a share of the budget. UsageError if the recipe cannot train this tokenizer."""
+    if not recipe.steps and not recipe.minutes:
+        raise UsageError("a run needs a budget: steps or minutes")
+    phases = [phase for phase in recipe.phases if phase.share]
+    if not phases:
+        raise UsageError("no phase of the recipe has a share of the budget")
+    names = [name for name, parameter in tokenizer.named_parameters() if parameter.requires_grad]
+    for phase in phases:
+        if phase.search and not tokenizer.searches:
+            raise UsageError(f"phase {phase.name}: this tokenizer cannot search for better latents, leave search at 0")
+        for view in phase.views:
+            if view.side not in tokenizer.training_sizes:
+                expected = " or ".join(map(str, tokenizer.training_sizes))
+                raise UsageError(f"phase {phase.name}: a view of {view.side} pixels, this model takes {expected}")
+        if phase.trainable and not any(name.startswith(phase.trainable) for name in names):
+            raise UsageError(f"phase {phase.name}: no parameter's name starts with {' or '.join(phase.trainable)}")
+    return phases
+
+
+def _at_least(settings: Any, least: int, *names: str) -> None:
+    for name in names:
+        if (value := getattr(settings, name)) < least:
+            raise ValueError(f"{name} is {value}, expected {least} or more")
 
 
 def override(recipe: Recipe, settings: tuple[str, ...]) -> Recipe:

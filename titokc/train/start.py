@@ -64,6 +64,8 @@ def start(
         tokenizer = build(recipe).to(place)
         for line in estimate(recipe, tokenizer, choose_dtype(dtype, place), int(os.environ.get("WORLD_SIZE", 1))):
             say(line)
+        if initial is None and not begun and hasattr(tokenizer, "initialise"):
+            say("before that its quantiser is fitted to training images, 10 to 20 minutes on two cores")
         return
     group = Group.join(place)
     log = None
@@ -123,9 +125,10 @@ def choose_recipe(
         if type(initial.config) is not type(recipe.model):
             raise UsageError(f"the recipe {name} trains another kind of model than the {initial.name} of --init-from")
         recipe = replace(recipe, model=initial.config)
-    elif recipe.needs_weights:
+    recipe = recipes.override(recipe, settings)
+    if recipe.needs_weights and initial is None:
         raise UsageError(f"the recipe {name} starts from trained weights: give them with --init-from")
-    return recipes.override(recipe, settings)
+    return recipe
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -169,7 +172,7 @@ def image_sets(
     if not group.first:
         group.wait()
     training, validation = (
-        ImageSet(part, side * 9 // 8, folder, int(cache_gib * 2**30), progress=progress) for part in (sources, held_out)
+        ImageSet(part, side * 9 // 8, folder, cache_gib * 2**30, progress=progress) for part in (sources, held_out)
     )
     if group.first:
         group.wait()
