@@ -136,7 +136,8 @@ class Gradients:
         error = made.images.detach() - images
         # How much an image's squared error counts in the loss, whatever else is in it, falls out of the search.
         weight = (made.images.grad * error).sum((1, 2, 3)) / (2 * error.square().mean((1, 2, 3)))
-        gradient = made.quantised.grad / weight.clamp_min(1e-20)[:, None]
+        # Where less error would be worse, there is nowhere to go.
+        gradient = torch.where(weight[:, None] > 0, made.quantised.grad / weight[:, None], 0)
         return self.tokenizer.better_latents(made.latents, made.quantised.detach(), gradient)
 
     def _token_counts(self, draws: Tensor) -> Tensor | None:
