@@ -51,8 +51,9 @@ def validate(
 ) -> tuple[dict[str, float], Tensor]:
     """Means over the pictures uint8 [N, 3, S, S], shared out among the processes, and a grid to look at.
 
-    "loss" (pixel and perceptual terms, mean over the token counts), "psnr/K", "ssim/K", "usage" (part of the codebook
-    in use) and "perplexity". The grid, uint8 [3, H, W], has originals over reconstructions from few tokens to many.
+    "loss" (pixel and perceptual terms, mean over the token counts), "psnr/K", "ssim/K", "usage" (part of the V indices
+    that occur, whatever the token) and "perplexity". The grid, uint8 [3, H, W], has originals over reconstructions from
+    few tokens to many.
     """
     counts = token_counts(tokenizer)
     weights = replace(weights, quantizer=0.0, l2=weights.l2 or float(weights.codes > 0))
