@@ -189,15 +189,17 @@ class NanoTokenizer(Tokenizer):
         least = torch.full_like(step, torch.inf)
         from_goal = from_wanted = goal
         best = torch.zeros(len(images), int(counts.max()), dtype=torch.int64, device=images.device)
-        for _ in range(rounds + 1):
+        for done in range(rounds + 1):
             indices, coded = self.quantizer.assign(goal, counts)
-            coded.requires_grad_()
+            coded.requires_grad_(done < rounds)
             error = (self._synthesise(coded, counts, self.image_size) - images).square().mean((1, 2, 3))[:, None]
-            wanted = _wanted(coded.detach(), torch.autograd.grad(error.sum(), coded)[0])
             better = error.detach() < least
             least = torch.where(better, error.detach(), least)
-            from_goal, from_wanted = torch.where(better, goal, from_goal), torch.where(better, wanted, from_wanted)
             best = torch.where(better, indices, best)
+            if done == rounds:
+                break
+            wanted = _wanted(coded.detach(), torch.autograd.grad(error.sum(), coded)[0])
+            from_goal, from_wanted = torch.where(better, goal, from_goal), torch.where(better, wanted, from_wanted)
             step = step * torch.where(better, *_STEP_CHANGES)
             goal = from_goal + step * (from_wanted - from_goal)
         return best
