@@ -10,7 +10,7 @@ PHOTO ?= bench/samples/coffee.jpg
 # Runs of the benchmark go to REPORTS, a folder that git ignores; what is published of them is copied to bench/results/.
 REPORTS ?= reports
 RUNS := kodak-256 val-256 kodak-larger kodak-native
-BASELINES := webp,jpeg,jpeg2000,jpegxl
+BASELINES := webp,avif,jpeg,jpeg2000,jpegxl
 PAIRWISE := psnr,ssim,ms-ssim,eld
 TITOKC_BENCH := $(BIN)/python -m titokc bench
 
@@ -46,7 +46,7 @@ folders:
 	@test -d "$(KODAK)" -a -d "$(VAL)" || { echo "needed: KODAK=folder of the 24 photos, VAL=folder of the 100"; exit 2; }
 
 kodak-256:
-	$(TITOKC_BENCH) $(KODAK) --codecs nano,webp,avif,jpeg,jpeg2000,jpegxl,jpeg-progressive,thumbhash,blurhash \
+	$(TITOKC_BENCH) $(KODAK) --codecs nano,$(BASELINES),jpeg-progressive,thumbhash,blurhash \
 		--metrics $(PAIRWISE),fd-lite0,peak-memory -o $(REPORTS)/$@
 
 val-256:
