@@ -10,7 +10,8 @@ from titokc.train import losses, optim
 from titokc.train.discriminator import Discriminator
 from titokc.train.recipes import Phase, Recipe, View, check
 
-_PROBE = 2
+# Batches are doubled until a pass takes so long: what every pass costs counts less and less.
+_LONG_ENOUGH_S = 1.0
 _GIB = 2**30
 
 
@@ -39,9 +40,9 @@ def estimate(recipe: Recipe, tokenizer: Tokenizer, autocast: torch.dtype, proces
         share = phase.share / sum(p.share for p in phases)
         seconds = 0.0
         for view in phase.views:
-            image_seconds, image_bytes = _probe(tokenizer, phase, view, autocast)
-            image_seconds *= 1 + phase.search
             mine = view.batch_size // processes
+            image_seconds, image_bytes = _probe(tokenizer, phase, view, min(recipe.micro_batch or mine, mine), autocast)
+            image_seconds *= 1 + phase.search
             seconds += image_seconds * mine * view.share / sum(v.share for v in phase.views)
             activations = image_bytes * min(recipe.micro_batch or mine, mine) / _GIB
             lines.append(
@@ -60,10 +61,10 @@ def _numbers(optimizer: torch.optim.Optimizer) -> int:
     return sum(p.numel() for settings in optimizer.param_groups for p in settings["params"])
 
 
-def _probe(tokenizer: Tokenizer, phase: Phase, view: View, autocast: torch.dtype) -> tuple[float, float]:
-    """(seconds, bytes kept for the backward pass) for each image; the second of two passes is timed."""
+def _probe(tokenizer: Tokenizer, phase: Phase, view: View, most: int, autocast: torch.dtype) -> tuple[float, float]:
+    """(seconds, bytes kept for the backward pass) for each image, in a batch of at most `most`."""
     device = tokenizer.device
-    images = torch.rand(_PROBE, 3, view.side, view.side, device=device)
+    images = torch.rand(min(2, most), 3, view.side, view.side, device=device)
     seen = {p.untyped_storage().data_ptr() for p in tokenizer.parameters()}
     kept_bytes = 0
 
@@ -84,8 +85,13 @@ def _probe(tokenizer: Tokenizer, phase: Phase, view: View, autocast: torch.dtype
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         train()
-    began = time.perf_counter()
-    train()
-    seconds = time.perf_counter() - began
+    kept_bytes //= len(images)
+    while True:
+        began = time.perf_counter()
+        train()
+        seconds = time.perf_counter() - began
+        if seconds >= _LONG_ENOUGH_S or len(images) == most:
+            break
+        images = torch.rand(min(2 * len(images), most), *images.shape[1:], device=device)
     tokenizer.zero_grad(set_to_none=True)
-    return seconds / _PROBE, kept_bytes / _PROBE
+    return seconds / len(images), kept_bytes
