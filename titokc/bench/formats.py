@@ -126,6 +126,7 @@ class JPEG2000(Format):
     suffix = ".j2k"
     ladder = tuple(float(f"{0.002 * 1.03**step:.4g}") for step in range(290))
     variants = ({"more": 0}, {"more": 1})
+    sizes_by_variant = True  # another resolution is worth 6 dB at one size and nothing at the next
     around = (2, 6)
 
     @property

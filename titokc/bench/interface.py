@@ -49,8 +49,9 @@ class Format(Codec):
     """A general image format: a point is a picture size, the filter that reduced it to that, and a quality.
 
     `ladder`: values of "quality" in order of growing files. `variants`: further settings, as sets of keys of a point;
-    sizes are chosen with the first one that fits. `breadth` and `around`: how many combinations the search looks at
-    closely, and how many steps of the ladder below and above the expected one; less where files are slow.
+    sizes are chosen with the first one that fits, or with each (`sizes_by_variant`). `breadth` and `around`: how many
+    combinations the search looks at closely, and how many steps of the ladder below and above the expected one; less
+    where files are slow.
     `longest_side`: of a picture that it can hold, in pixels.
     """
 
@@ -59,6 +60,7 @@ class Format(Codec):
     breadth = 24
     around = (4, 16)
     longest_side = 65_535
+    sizes_by_variant = False
 
     def encode(self, image: Image.Image, point: Point) -> bytes:
         size = (point["width"], point["height"])

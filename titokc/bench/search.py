@@ -30,8 +30,8 @@ SMALLEST_SIDE = 4
 CLOSE_DB = 0.5  # what is farther below the best so far is left out of the next step
 FAR_DB = 1.5  # three sizes in a row this far below a smaller one: larger ones are not tried
 SLACK = 1.25  # nor those after three in a row whose coarsest file is so many times the budget
-# Files of pictures up to this side need not grow with it: they are one block, nearly all of it header. Where none of
-# them fits but some nearly do, one of up to four times this side may: a single colour.
+# Sides up to this are all tried: such files are one block, nearly all of it header, and neither grow with the side nor
+# get better steadily. Where none fits but some nearly do, one of up to four times this side may: a single colour.
 BLOCK = 16
 MEASURED = 8
 LARGE, FEWEST = 256, 4  # pictures with a longer side are looked at a third as closely: neighbouring sizes differ less
@@ -225,9 +225,9 @@ class _Narrowing:
         tried = [side for side in coarse_sides(self.search.image.size) if side <= self.codec.longest_side]
         for variant in range(len(self.codec.variants)):
             self._try_sides(tried, variant)
-            if self.steps:
+            if self.steps and not self.codec.sizes_by_variant:
                 break
-        else:
+        if not self.steps:
             return Impossible(min(len(data) for data in self.search.files.values()))
         self._refine_sides(tried)
         for near in self._leaders()[: self.breadth]:
@@ -262,7 +262,7 @@ class _Narrowing:
                 best = max(best, self._score(combination))
             smallest = min(smallest, len(self.search.file(combination, 0)))
             hopeful = not known and smallest <= SLACK * self.budget
-            if past == 3 or (over >= 3 and side > (4 * BLOCK if hopeful else BLOCK)):
+            if side > BLOCK and (past >= 3 or (over >= 3 and (side > 4 * BLOCK or not hopeful))):
                 return
 
     def _expected(self, side: int, known: list[Combination]) -> int:
