@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from titokc.errors import InputError
-from titokc.train.augment import Batch, Sampler, centre_square, tone_curves
+from titokc.train.augment import Batch, Sampler, centre_square, tone_curves, uniforms
 from titokc.train.data import ImageSet, find
 from titokc.train.recipes import View
 
@@ -120,9 +120,17 @@ def test_a_sample_depends_on_seed_and_position_only(images):
     parts = Batch.joined([Sampler(images, view, (3, 0)).batch(a, n) for a, n in ((5, 1), (6, 3), (9, 2))])
     for one, other in zip(whole, parts, strict=True):
         assert torch.equal(one, other)
-    assert whole.images.shape == (6, 3, 32, 32)
-    assert 0 <= float(whole.images.min()) <= float(whole.images.max()) <= 1
-    assert not torch.equal(whole.images, Sampler(images, view, (4, 0)).batch(5, 6).images)
+    pixels = whole.images(torch.device("cpu"))
+    assert pixels.shape == (6, 3, 32, 32)
+    assert 0 <= float(pixels.min()) <= float(pixels.max()) <= 1
+    assert not torch.equal(whole.crops, Sampler(images, view, (4, 0)).batch(5, 6).crops)
+
+
+def test_images_are_crops_through_their_curves():
+    crops = torch.tensor([0, 10, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    curves = torch.arange(256).expand(1, 3, 256) / 255
+    batch = Batch(crops, curves * torch.tensor([1, 0.5, 0.25])[:, None], torch.zeros(1), torch.zeros(1))
+    assert batch.images(torch.device("cpu")).flatten().tolist() == pytest.approx([0, 5 / 255, 0.25])
 
 
 def test_every_image_is_seen_once_an_epoch(images):
@@ -154,8 +162,8 @@ def test_variants_number_the_crops_and_repeat(images):
     sampler = Sampler(images, View(side=32, batch_size=8, variants=2), (0,))
     first, third = sampler.batch(0, 8), sampler.batch(16, 8)
     assert sorted(first.numbers.tolist()) == list(range(0, 16, 2))
-    by_number = dict(zip(third.numbers.tolist(), third.images, strict=True))
-    for number, crop in zip(first.numbers.tolist(), first.images, strict=True):
+    by_number = dict(zip(third.numbers.tolist(), third.images(torch.device("cpu")), strict=True))
+    for number, crop in zip(first.numbers.tolist(), first.images(torch.device("cpu")), strict=True):
         assert torch.equal(by_number[number], crop)
     assert sorted(sampler.batch(8, 8).numbers.tolist()) == list(range(1, 16, 2))
 
@@ -165,9 +173,21 @@ def test_draws_are_spread_evenly(images):
     assert torch.bincount((draws * 4).long()).tolist() == pytest.approx([16] * 4, abs=1)
 
 
+def test_uniforms_are_splitmix64():
+    """The generator's own first outputs for the seed 1234567, and an even spread."""
+    key = int(np.random.SeedSequence((7,)).generate_state(1, np.uint64)[0])
+    shift = (1234567 - key) * pow(0x9E3779B97F4A7C15, -1, 2**64) % 2**64
+    found = uniforms((7,), np.array([shift], np.uint64), 1), uniforms((7,), np.array([shift + 1], np.uint64), 1)
+    expected = (6457827717110365317, 3203168211198807973)
+    assert [int(f[0, 0] * 2**53) for f in found] == [value >> 11 for value in expected]
+    many = uniforms((1, 2), np.arange(10_000), 3)
+    assert many.mean(0) == pytest.approx([0.5] * 3, abs=0.01)
+    assert np.corrcoef(many.T) == pytest.approx(np.eye(3), abs=0.04)
+
+
 def test_tone_curves():
-    assert tone_curves(np.zeros(5)) == pytest.approx(np.tile(np.arange(256) / 255, (3, 1)), abs=1e-6)
-    brighter, warmer = tone_curves(np.array([0, 0, 0.2, 0, 0])), tone_curves(np.array([0, 0, 0, 0.4, 0]))
+    same, brighter, warmer = tone_curves(np.array([[0, 0, 0, 0, 0], [0, 0, 0.2, 0, 0], [0, 0, 0, 0.4, 0]]))
+    assert same == pytest.approx(np.tile(np.arange(256) / 255, (3, 1)), abs=1e-6)
     assert brighter[:, 0].tolist() == pytest.approx([0.1] * 3)
     assert warmer[:, 100].tolist() == pytest.approx([100 / 255 + 0.1, 100 / 255, 100 / 255 - 0.1])
 

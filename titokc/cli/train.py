@@ -30,7 +30,7 @@ import click
     "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the model.")
-@click.option("--workers", type=click.IntRange(min=1), help="Threads that make batches (default: 1 if cached).")
+@click.option("--workers", type=click.IntRange(min=1), help="Threads that make batches. [default: 1, all for a GPU]")
 @click.option("--dry-run", is_flag=True, help="Print parameters, memory and time, and train nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress line.")
 def train(data: Path, run: Path, **options: Any) -> None:

@@ -39,8 +39,8 @@ _EVIDENCE = [round(8 * (math.sqrt(x / _SEEN) - 0.75)) for x in range(128)]
 _INPUT_BITS, _HIDDEN_BITS, _LEVEL_BITS = 3, 4, 3
 # How far a token of 12 bits for 8 coefficients lowers their levels, about: fits start from it.
 _DROP = -11
-# Pictures at a time while fitting: their distances to all entries stay in the cache.
-_PART = 256
+# Pictures at a time while fitting. On a CPU their distances to all entries stay in the cache.
+_PART_ON_CPU, _PART = 256, 8192
 
 # Shows how far a loop is.
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -198,7 +198,7 @@ class AdaptiveResidualVQ(nn.Module):
 
     @torch.no_grad()
     def fit(self, samples: Tensor, rate: float = 1e-3, progress: Progress = iter) -> None:
-        """Makes network (AdamW at `rate`) and codebooks for samples [N, C], on the CPU; `progress` wraps the loops."""
+        """Makes network (AdamW at `rate`) and codebooks for samples [N, C]; `progress` wraps the loops."""
         spread = samples.square().mean(0).sqrt()
         # Two octaves are left above the largest spread: pictures of far more contrast than usual exist.
         top = _LEVELS - 16
@@ -212,8 +212,8 @@ class AdaptiveResidualVQ(nn.Module):
     def _fit_network(self, samples: Tensor, rate: float, progress: Progress, batch: int = 256) -> None:
         """Trains the network on codes whose errors are drawn at random, as large as those of a code, and rounds it."""
         hidden, count = self.into.shape
-        into = nn.Linear(count, hidden)
-        out = nn.Linear(hidden, count)
+        into = nn.Linear(count, hidden).to(samples.device)
+        out = nn.Linear(hidden, count).to(samples.device)
         nn.init.zeros_(out.weight)
         nn.init.zeros_(out.bias)
         parameters = [*into.parameters(), *out.parameters()]
@@ -271,7 +271,8 @@ class AdaptiveResidualVQ(nn.Module):
         A picture counts as much as its error is small, so that a decibel is worth the same in all of them.
         """
         whole, error = self.nothing(len(samples)), samples.square().sum(1)
-        parts = [slice(at, at + _PART) for at in range(0, len(samples), _PART)]
+        size = _part(samples)
+        parts = [slice(at, at + size) for at in range(0, len(samples), size)]
         network = self.network()
         for token in progress(range(len(self.codebooks))):
             choices = []
@@ -295,6 +296,10 @@ class AdaptiveResidualVQ(nn.Module):
             self.learn(whole, token, chosen, entries * steps)
 
 
+def _part(samples: Tensor) -> int:
+    return _PART_ON_CPU if samples.device.type == "cpu" else _PART
+
+
 def _power(exponents: Tensor) -> Tensor:
     """2 to the exponents, exactly: division by it is exact too."""
     return (torch.ones_like(exponents) << exponents).float()
@@ -310,10 +315,11 @@ def _nearest(residual: Tensor, weights: Tensor, codebook: Tensor) -> Tensor:
 def _lloyd(codebook: Tensor, points: Tensor, weights: Tensor) -> Tensor:
     """One round of k-means on points [N, T] with weights [N, T]; empty entries become random points."""
     entries = codebook.shape[1]
-    pairs = zip(points.split(_PART), weights.split(_PART), strict=True)
+    size = _part(points)
+    pairs = zip(points.split(size), weights.split(size), strict=True)
     indices = torch.cat([_nearest(p, w / w.amax(1, keepdim=True), codebook) for p, w in pairs])
-    total = torch.zeros(entries, points.shape[1]).index_add_(0, indices, points * weights)
-    weight = torch.zeros(entries, points.shape[1]).index_add_(0, indices, weights)
+    total = torch.zeros_like(codebook.T).index_add_(0, indices, points * weights)
+    weight = torch.zeros_like(total).index_add_(0, indices, weights)
     means = total / weight.clamp(min=1e-30)
     empty = torch.bincount(indices, minlength=entries) == 0
     means[empty] = points[torch.randint(len(points), (int(empty.sum()),))]

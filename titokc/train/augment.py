@@ -21,12 +21,20 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 class Batch(NamedTuple):
-    """images: RGB float32 [B, 3, S, S] in [0, 1]. draws: float64 [B], evenly spread over [0, 1), for token counts.
-    numbers: int64 [B], which of all crops of a view with `variants` each one is (else 0)."""
+    """crops: RGB uint8 [B, 3, S, S]. curves: float32 [B, 3, 256] in [0, 1], what each of their values becomes. draws:
+    float64 [B], evenly spread over [0, 1), for token counts. numbers: int64 [B], which of all crops of a view with
+    `variants` each one is (else 0)."""
 
-    images: Tensor
+    crops: Tensor
+    curves: Tensor
     draws: Tensor
     numbers: Tensor
+
+    def images(self, device: torch.device) -> Tensor:
+        """RGB float32 [B, 3, S, S] in [0, 1], made on the device: a quarter of the bytes travels."""
+        pinned = self.crops.pin_memory() if device.type == "cuda" else self.crops
+        crops = pinned.to(device, non_blocking=True)
+        return self.curves.to(device).gather(2, crops.flatten(2).long()).view(crops.shape)
 
     @classmethod
     def joined(cls, parts: Sequence["Batch"]) -> "Batch":
@@ -72,48 +80,63 @@ class Sampler:
     def batch(self, position: int, count: int) -> Batch:
         """Samples position .. position + count - 1."""
         side, variants = self.view.side, self.view.variants
-        images = np.empty((count, 3, side, side), np.float32)
-        numbers = np.zeros(count, np.int64)
-        for i in range(count):
-            image, epoch = self._pick(position + i)
-            if variants:
-                numbers[i] = image * variants + epoch % variants
-                rng = np.random.default_rng([*self._seed, 3, int(numbers[i])])
-            else:
-                rng = np.random.default_rng([*self._seed, 2, position + i])
-            crop = self._crop(self.images.load(image), rng)
-            curves = tone_curves(rng.uniform(-1, 1, 5) * self.view.jitter)
-            for channel in range(3):
-                np.take(curves[channel], crop[:, :, channel], out=images[i, channel], mode="clip")
-        draws = np.arange(position, position + count) * GOLDEN % 1
-        return Batch(torch.from_numpy(images), torch.from_numpy(draws), torch.from_numpy(numbers))
+        picked = [self._pick(position + i) for i in range(count)]
+        positions = np.arange(position, position + count)
+        numbers = np.array([image * variants + epoch % variants if variants else 0 for image, epoch in picked])
+        draws = uniforms((*self._seed, 3), numbers, 10) if variants else uniforms((*self._seed, 2), positions, 10)
+        crops = np.empty((count, side, side, 3), np.uint8)
+        for at, (image, _) in enumerate(picked):
+            crops[at] = self._crop(self.images.load(image), *draws[at, 5:])
+        parts = (
+            crops.transpose(0, 3, 1, 2),
+            tone_curves((2 * draws[:, :5] - 1) * self.view.jitter),
+            positions * GOLDEN % 1,
+            numbers,
+        )
+        return Batch(*(torch.from_numpy(part) for part in parts))
 
-    def _crop(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A random square, flipped half the time: as large as the image allows down to min_scale of that, resized to
-        the side; images little larger than the side are as often cut at their own resolution, if min_scale allows."""
+    def _crop(
+        self, pixels: np.ndarray, native: float, scale: float, down: float, right: float, flip: float
+    ) -> np.ndarray:
+        """A square by draws in [0, 1), flipped half the time: as large as the image allows down to min_scale of that,
+        resized to the side; images little larger than the side are as often cut at their own resolution, if min_scale
+        allows."""
         height, width = pixels.shape[:2]
         short, side = min(height, width), self.view.side
-        if self.view.min_scale * short <= side <= short <= 1.25 * side and rng.random() < 0.5:
+        if self.view.min_scale * short <= side <= short <= 1.25 * side and native < 0.5:
             size = side
         else:
-            size = round(rng.uniform(max(self.view.min_scale * short, min(short, 0.8 * side)), short))
-        top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
+            least = max(self.view.min_scale * short, min(short, 0.8 * side))
+            size = round(least + scale * (short - least))
+        top, left = int(down * (height - size + 1)), int(right * (width - size + 1))
         square = pixels[top : top + size, left : left + size]
         if size != side:
             square = np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.BICUBIC))
-        return square[:, ::-1] if rng.random() < 0.5 else square
+        return square[:, ::-1] if flip < 0.5 else square
+
+
+def uniforms(seed: tuple[int, ...], numbers: np.ndarray, count: int) -> np.ndarray:
+    """`count` random numbers in [0, 1) for each of the integers [N], float64 [N, count]: SplitMix64 (Steele et al.,
+    "Fast splittable pseudorandom number generators", 2014), whose n-th number needs none of those before."""
+    key = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+    counter = numbers.astype(np.uint64)[:, None] * np.uint64(count) + np.arange(1, count + 1, dtype=np.uint64)
+    mixed = key + counter * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
 
 
 def tone_curves(changes: np.ndarray) -> np.ndarray:
-    """The values 0..255 of R, G and B after a change of gamma, contrast, brightness, warmth and green: [3, 256].
+    """What the values 0..255 of R, G and B become, float32 [N, 3, 256] in [0, 1], after changes [N, 5] of gamma,
+    contrast, brightness, warmth and green.
 
-    changes [5]: gamma and contrast as exponents of e, brightness in halves and the colours in quarters of the range.
+    Gamma and contrast are exponents of e, brightness is in halves and the colours in quarters of the range.
     """
-    gamma, contrast, brightness, warm, green = changes
+    gamma, contrast, brightness, warm, green = changes.T[:, :, None]
     curve = (np.arange(256) / 255) ** np.exp(gamma)
     curve = 0.5 + (curve - 0.5) * np.exp(contrast) + brightness / 2
-    tint = np.array([warm - green / 2, green, -warm - green / 2]) / 4
-    return np.clip(curve + tint[:, None], 0, 1).astype(np.float32)
+    tint = np.stack([warm - green / 2, green, -warm - green / 2], axis=1) / 4
+    return np.clip(curve[:, None] + tint, 0, 1).astype(np.float32)
 
 
 def centre_square(pixels: np.ndarray, side: int) -> np.ndarray:

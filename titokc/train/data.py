@@ -119,7 +119,7 @@ class ImageSet:
         self._sources = good
         self._starts = np.concatenate([[0], np.cumsum(self.sizes.prod(1) * 3)])
         self.cached = bool(index["cached"])
-        self._pixels = np.memmap(pixels_path, np.uint8, "r") if self.cached and len(good) else None
+        self._pixels = np.asarray(np.memmap(pixels_path, np.uint8, "r")) if self.cached and len(good) else None
 
     def __len__(self) -> int:
         return len(self.names)

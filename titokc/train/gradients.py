@@ -31,6 +31,30 @@ class Measured(NamedTuple):
     outputs: Tensor
 
 
+class _Tally:
+    """Adds up what the log shows of a batch in `values`: the terms of its loss as "loss_*", PSNR in dB by pass as
+    "turn/*" and, of first passes, by token count as "decibels/*", with the images behind it as "images/*"."""
+
+    def __init__(self, counts: tuple[int, ...]) -> None:
+        self._counts = torch.tensor(counts)
+        self.values = {f"{name}/{count}": 0.0 for name in ("decibels", "images") for count in counts}
+
+    def losses(self, terms: dict[str, Tensor], share: float) -> None:
+        for name, value in terms.items():
+            self.values[f"loss_{name}"] = self.values.get(f"loss_{name}", 0.0) + share * float(value.detach())
+
+    def quality(self, turn: int, decibels: Tensor, kept: Tensor | None) -> None:
+        """PSNR [B] of pictures of `kept` tokens [B] (None: all), each shown under the nearest of the counts."""
+        self.values[f"turn/{turn}"] = self.values.get(f"turn/{turn}", 0.0) + float(decibels.sum())
+        if turn:
+            return
+        tokens = self._counts.max().expand(len(decibels)) if kept is None else kept
+        nearest = self._counts[(tokens[:, None] - self._counts).abs().argmin(1)]
+        for count, value in zip(nearest.tolist(), decibels.tolist(), strict=True):
+            self.values[f"decibels/{count}"] += value
+            self.values[f"images/{count}"] += 1
+
+
 class Gradients:
     """Forward and backward passes of this process, which leave gradients in `tokenizer`'s parameters.
 
@@ -66,11 +90,8 @@ class Gradients:
 
     def of(self, batch: Batch, phase: Phase, with_gan: bool) -> Measured:
         """The gradients of one batch; PSNR by token count and outputs are those of each picture's first pass."""
-        device = self.tokenizer.device
-        shown = torch.tensor(token_counts(self.tokenizer))
-        found = {f"{name}/{count}": 0.0 for name in ("decibels", "images") for count in shown.tolist()}
-        pinned = batch.images.pin_memory() if device.type == "cuda" else batch.images
-        images = pinned.to(device, non_blocking=True)
+        tally = _Tally(token_counts(self.tokenizer))
+        images = batch.images(self.tokenizer.device)
         counts = self._token_counts(batch.draws)
         outputs: list[Tensor] = []
         passes = 1 + phase.search
@@ -82,23 +103,15 @@ class Gradients:
                 last = rows.stop == len(images) and turn == passes - 1
                 with nullcontext() if last else self.group.apart(self._pass):
                     made, terms = self._pass_once(phase, part, batch.numbers[rows], kept, latents, with_gan, share)
-                for name, value in terms.items():
-                    found[f"loss_{name}"] = found.get(f"loss_{name}", 0.0) + share * float(value.detach())
+                tally.losses(terms, share)
                 if not isinstance(made, Reconstruction):
                     continue
-                decibels = losses.psnr(made.images, part)
-                found[f"turn/{turn}"] = found.get(f"turn/{turn}", 0.0) + float(decibels.sum())
+                tally.quality(turn, losses.psnr(made.images, part), kept)
                 if turn < phase.search:
                     latents = self._better_latents(made, part)
-                if turn:
-                    continue
-                outputs.append(made.images.detach().float())
-                tokens = torch.full((len(part),), self.tokenizer.max_tokens) if kept is None else kept
-                nearest = shown[(tokens[:, None] - shown).abs().argmin(1)]
-                for count, value in zip(nearest.tolist(), decibels.tolist(), strict=True):
-                    found[f"decibels/{count}"] += value
-                    found[f"images/{count}"] += 1
-        return Measured(found, images, torch.cat(outputs) if outputs else images)
+                if not turn:
+                    outputs.append(made.images.detach().float())
+        return Measured(tally.values, images, torch.cat(outputs) if outputs else images)
 
     def _pass_once(
         self,

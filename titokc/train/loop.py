@@ -10,7 +10,8 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -190,12 +191,20 @@ class Trainer:
             if self.group.first:
                 sampler = Sampler(self._images, self._phase.views[0], (self.recipe.seed, len(self.recipe.phases)))
                 torch.manual_seed(self.recipe.seed)
-                starts = itertools.count(0, sampler.view.batch_size)
-                batches = (sampler.batch(at, sampler.view.batch_size).images.to(self.device) for at in starts)
+                batches = (batch.images(self.device) for batch in self._batches(sampler))
                 initialise(batches, partial(tqdm, desc="fitting", leave=False, disable=None))
             self.group.copy_first(self.tokenizer)
             self.average = optim.Average(self.tokenizer, self.recipe.ema_decay)
         self.save()
+
+    def _batches(self, sampler: Sampler) -> Iterator[Batch]:
+        """All batches of a sampler from the first on; the next ones are always under way."""
+        size = sampler.view.batch_size
+        starts = itertools.count(0, size)
+        ahead = deque(self._pool.submit(sampler.batch, at, size) for at in itertools.islice(starts, self._workers))
+        for start in starts:
+            yield ahead.popleft().result()
+            ahead.append(self._pool.submit(sampler.batch, start, size))
 
     # ---- one step
 
@@ -216,7 +225,7 @@ class Trainer:
         recipe, state = self.recipe, self.state
         view = state.next_view(self._phase)
         batch = Batch.joined([future.result() for future in self._prepare(view)])
-        taken = len(batch.images) * self.group.size
+        taken = len(batch.draws) * self.group.size
         state.positions[view] += taken
         state.view_steps[view] += 1
         self._prepare(state.next_view(self._phase))

@@ -90,7 +90,7 @@ def start(
                 log=log,
                 group=group,
                 autocast=choose_dtype(dtype, place),
-                workers=workers or (1 if training.cached else os.cpu_count() or 1),
+                workers=workers or (1 if training.cached and place.type == "cpu" else os.cpu_count() or 1),
             )
             if begun:
                 trainer.resume()
