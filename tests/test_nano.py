@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -128,6 +129,27 @@ def test_tokens_do_not_depend_on_autocast(fitted: NanoTokenizer) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(fitted.encode(images), fitted(images).indices)
     assert torch.equal(fitted.encode(images), fitted(images).indices)
+
+
+def test_what_patches_add_overlaps_by_the_lap() -> None:
+    """Patches of 4 pixels that reach 1 pixel into their neighbours, with corrections of a tenth everywhere: what lies
+    within the lap of a border between patches gets it twice, in both directions four times."""
+    decoder = NanoTokenizer(replace(TINY, lap=1)).decoder
+    torch.nn.init.ones_(decoder.to_thumb.bias)
+    torch.nn.init.ones_(decoder.to_detail.bias)
+    thumb, detail = decoder(torch.zeros(1, 3, 16, 16), torch.ones(1), detail=True)
+    line = torch.tensor([1.0, 1, 1, 2, 2, 1, 1, 2, 2, 1, 1, 2, 2, 1, 1, 1])
+    torch.testing.assert_close(thumb, (torch.outer(line, line) / 10).expand(1, 3, 16, 16))
+    line = line.repeat_interleave(2)
+    torch.testing.assert_close(detail, (torch.outer(line, line) / 10).expand(1, 3, 32, 32))
+
+
+def test_patches_of_no_lap_lie_side_by_side() -> None:
+    decoder = NanoTokenizer(replace(TINY, lap=0)).decoder
+    torch.nn.init.normal_(decoder.to_thumb.bias)
+    thumb, _ = decoder(torch.zeros(1, 3, 16, 16), torch.ones(1), detail=False)
+    patch = decoder.to_thumb.bias.detach().view(1, 3, 4, 4) / 10
+    torch.testing.assert_close(thumb, patch.repeat(1, 1, 4, 4))
 
 
 def test_gradients_reach_the_decoder_and_not_the_codebooks() -> None:

@@ -525,6 +525,8 @@ def test_nano_weights_may_be_stored_in_half_precision(nano_folder: Path) -> None
         # These leave no trace in the tensors' shapes.
         ({"heads": 3}, "width 32 is no multiple of heads 3"),
         ({"min_tokens": 200}, "min_tokens 200 is more than num_tokens"),
+        ({"lap": 5}, "lap 5: expected 0 to 4, half of a patch"),
+        ({"lap": -1}, r"lap is -1, expected 0\.\.4096"),
         ({"image_size": 40}, "image_size 40 is no multiple of thumb_size"),
     ],
 )

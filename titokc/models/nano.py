@@ -40,7 +40,8 @@ _WAVES = 8
 class NanoConfig:
     """image_size: side of the pictures. thumb_size: side of what the ViT sees. coefficients: how many of the
     thumbnail's DCT can be coded. token_size: how many one token refines. hidden, refresh: of the network that chooses
-    them. num_tokens, min_tokens: the longest and the shortest code. width, heads, layers: of the ViT."""
+    them. num_tokens, min_tokens: the longest and the shortest code. width, heads, layers: of the ViT. lap: how many
+    pixels of the thumbnail what a patch adds reaches into its neighbours."""
 
     image_size: int = 256
     thumb_size: int = 64
@@ -55,12 +56,15 @@ class NanoConfig:
     width: int = 256
     heads: int = 4
     layers: int = 10
+    lap: int = 2
 
     def __post_init__(self) -> None:
         """Raises ValueError for sizes that do not go together."""
         for whole, part in (("width", "heads"), ("thumb_size", "patch_size"), ("image_size", "thumb_size")):
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(f"{whole} {getattr(self, whole)} is no multiple of {part} {getattr(self, part)}")
+        if not 0 <= self.lap <= self.patch_size // 2:
+            raise ValueError(f"lap {self.lap}: expected 0 to {self.patch_size // 2}, half of a patch")
         if self.min_tokens > self.num_tokens:
             raise ValueError(f"min_tokens {self.min_tokens} is more than num_tokens {self.num_tokens}")
         if not self.token_size <= self.coefficients <= 3 * self.thumb_size**2:
@@ -123,9 +127,10 @@ class Decoder(nn.Module):
         self.blocks = nn.Sequential(*(_Block(config.width, config.heads) for _ in range(config.layers)))
         self.norm = nn.LayerNorm(config.width)
         self.count_embed = nn.Linear(_WAVES, config.width)
-        self.detail_size = config.patch_size * config.image_size // config.thumb_size
-        self.to_thumb = _zeros(config.width, values)
-        self.to_detail = _zeros(config.width, 3 * self.detail_size**2)
+        self.scale = config.image_size // config.thumb_size
+        self.lap = config.lap
+        self.to_thumb = _zeros(config.width, 3 * (config.patch_size + 2 * config.lap) ** 2)
+        self.to_detail = _zeros(config.width, 3 * ((config.patch_size + 2 * config.lap) * self.scale) ** 2)
 
     def forward(self, thumbs: Tensor, known: Tensor, detail: bool) -> tuple[Tensor, Tensor | None]:
         """Thumbnails [B, 3, S, S] and the part of all tokens that they are made of, [B] in (0, 1] -> corrections
@@ -134,8 +139,16 @@ class Decoder(nn.Module):
         waves = torch.cos(math.pi * known[:, None] * torch.arange(_WAVES, device=known.device))
         x = self.embed(4 * patches) + self.count_embed(waves)[:, None]
         x = self.norm(self.blocks(x + self.position.to(x.dtype)))
-        fine = _to_pixels(self.to_detail(x), self.detail_size).float() if detail else None
-        return _to_pixels(self.to_thumb(x), self.patch_size).float(), fine
+        fine = self._joined(self.to_detail(x), self.scale) if detail else None
+        return self._joined(self.to_thumb(x), 1), fine
+
+    def _joined(self, values: Tensor, scale: int) -> Tensor:
+        """Corrections in tenths, of overlapping patches [B, P, 3 * (patch_size + 2 * lap)^2 * scale^2], which add up ->
+        float32 [B, 3, S, S]."""
+        side = math.isqrt(values.shape[1]) * self.patch_size * scale
+        patch, lap = self.patch_size * scale, self.lap * scale
+        columns = values.transpose(1, 2).float()
+        return F.fold(columns, (side, side), patch + 2 * lap, padding=lap, stride=patch) * 0.1
 
 
 class NanoTokenizer(Tokenizer):
@@ -241,9 +254,8 @@ class NanoTokenizer(Tokenizer):
         del whole
         while sum(map(len, samples)) < 32 * self.codebook_size:
             samples.append(self._analyse(next(batches) - 0.5).cpu())
-        device = self.device
-        self.quantizer.cpu().fit(torch.cat(samples), progress=progress)
-        self.quantizer.to(device)
+        with full_precision(self.device):
+            self.quantizer.fit(torch.cat(samples).to(self.device), progress=progress)
 
     def _analyse(self, centred: Tensor) -> Tensor:
         """RGB around zero [B, 3, S, S] -> float32 coefficients [B, C], in units of pixel values."""
@@ -281,9 +293,3 @@ def _zeros(width: int, values: int) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def _to_pixels(values: Tensor, patch: int) -> Tensor:
-    """[B, P, 3 * patch^2] -> [B, 3, S, S], corrections in tenths."""
-    grid = math.isqrt(values.shape[1])
-    return F.pixel_shuffle(values.transpose(1, 2).unflatten(2, (grid, grid)), patch) * 0.1

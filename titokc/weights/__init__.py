@@ -129,8 +129,9 @@ def _build_nano(config: dict[str, Any], tensors: "dict[str, Tensor]", files: Mod
     values = {name: value for name, value in config.items() if name != "architecture"}
     try:
         for name, value in values.items():
-            if type(value) is not int or not 0 < value <= _LARGEST_NANO_FIELD:
-                raise ValueError(f"{name} is {value!r}, expected 1..{_LARGEST_NANO_FIELD}")
+            least = int(name != "lap")
+            if type(value) is not int or not least <= value <= _LARGEST_NANO_FIELD:
+                raise ValueError(f"{name} is {value!r}, expected {least}..{_LARGEST_NANO_FIELD}")
         with Uninitialised():
             tokenizer = NanoTokenizer(NanoConfig(**values))
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
