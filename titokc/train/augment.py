@@ -82,7 +82,8 @@ class Sampler:
         side, variants = self.view.side, self.view.variants
         picked = [self._pick(position + i) for i in range(count)]
         positions = np.arange(position, position + count)
-        numbers = np.array([image * variants + epoch % variants if variants else 0 for image, epoch in picked])
+        crop_of = [image * variants + epoch % variants if variants else 0 for image, epoch in picked]
+        numbers = np.array(crop_of, np.int64)
         draws = uniforms((*self._seed, 3), numbers, 10) if variants else uniforms((*self._seed, 2), positions, 10)
         crops = np.empty((count, side, side, 3), np.uint8)
         for at, (image, _) in enumerate(picked):
