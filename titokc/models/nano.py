@@ -121,16 +121,16 @@ class Decoder(nn.Module):
     def __init__(self, config: NanoConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
-        values = 3 * config.patch_size**2
-        self.embed = nn.Linear(values, config.width)
+        self.embed = nn.Linear(3 * config.patch_size**2, config.width)
         self.position = nn.Parameter(torch.randn(config.patches, config.width) * 0.02)
         self.blocks = nn.Sequential(*(_Block(config.width, config.heads) for _ in range(config.layers)))
         self.norm = nn.LayerNorm(config.width)
         self.count_embed = nn.Linear(_WAVES, config.width)
         self.scale = config.image_size // config.thumb_size
         self.lap = config.lap
-        self.to_thumb = _zeros(config.width, 3 * (config.patch_size + 2 * config.lap) ** 2)
-        self.to_detail = _zeros(config.width, 3 * ((config.patch_size + 2 * config.lap) * self.scale) ** 2)
+        lapped = config.patch_size + 2 * config.lap
+        self.to_thumb = _zeros(config.width, 3 * lapped**2)
+        self.to_detail = _zeros(config.width, 3 * (lapped * self.scale) ** 2)
 
     def forward(self, thumbs: Tensor, known: Tensor, detail: bool) -> tuple[Tensor, Tensor | None]:
         """Thumbnails [B, 3, S, S] and the part of all tokens that they are made of, [B] in (0, 1] -> corrections
