@@ -49,7 +49,7 @@ def test_formats(name, options, tolerance, tmp_path):
     path = tmp_path / "picture"
     path.write_bytes(data)
     for source in (data, path, str(path), io.BytesIO(data)):
-        picture = imaging.read_picture(source)
+        picture = imaging.read(source)
         assert (picture.mode, picture.size) == ("RGB", (16, 8))
         assert near(picture, (200, 100, 50), tolerance)
 
@@ -92,8 +92,8 @@ def test_modes(image, expected):
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_sixteen_bit_tiff_and_png(order):
     samples = np.full((8, 16), 200 * 257, np.uint16).astype(f"{order}u2")
-    assert near(imaging.read_picture(saved(Image.fromarray(samples), "TIFF")), (200, 200, 200), 0)
-    assert near(imaging.read_picture(saved(sixteen_bits(200 * 257), "PNG")), (200, 200, 200), 0)
+    assert near(imaging.read(saved(Image.fromarray(samples), "TIFF")), (200, 200, 200), 0)
+    assert near(imaging.read(saved(sixteen_bits(200 * 257), "PNG")), (200, 200, 200), 0)
 
 
 def test_sixteen_bit_rgb_png():
@@ -103,7 +103,7 @@ def test_sixteen_bit_rgb_png():
     row = b"\0" + struct.pack(">3H", 65_535, 32_896, 0) * 2
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
     data += chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
-    assert near(imaging.read_picture(data), (255, 128, 0), 0)
+    assert near(imaging.read(data), (255, 128, 0), 0)
 
 
 @pytest.mark.parametrize(("mode", "value"), [("I", -1), ("I", 65_536), ("F", 1.5), ("F", -0.5), ("F", float("nan"))])
@@ -118,16 +118,16 @@ def test_samples_without_a_known_white_are_refused(mode, value):
 )
 def test_background_shows_through(background, expected):
     data = saved(Image.new("RGBA", (4, 4), (9, 9, 9, 0)), "PNG")
-    assert near(imaging.read_picture(data, background=background), expected, 0)
+    assert near(imaging.read(data, background=background), expected, 0)
 
 
 def test_transparent_palette_and_colour_key():
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 9, 9, 9])
-    assert near(imaging.read_picture(saved(palette, "PNG", transparency=1), background="red"), RED, 0)
-    assert near(imaging.read_picture(saved(palette, "GIF", transparency=1), background="red"), RED, 0)
+    assert near(imaging.read(saved(palette, "PNG", transparency=1), background="red"), RED, 0)
+    assert near(imaging.read(saved(palette, "GIF", transparency=1), background="red"), RED, 0)
     key = saved(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG", transparency=(1, 2, 3))
-    assert near(imaging.read_picture(key, background="red"), RED, 0)
+    assert near(imaging.read(key, background="red"), RED, 0)
 
 
 def test_unknown_background_is_a_usage_error():
@@ -163,7 +163,7 @@ def test_exif_orientation_is_applied(name, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     lossless = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}, "AVIF": {"quality": 100}}
-    picture = imaging.read_picture(saved(stored, name, exif=exif, **lossless.get(name, {})))
+    picture = imaging.read(saved(stored, name, exif=exif, **lossless.get(name, {})))
     assert picture.size == (32, 16)
     for found, expected in zip(corners(picture), (RED, GREEN, BLUE), strict=True):
         assert np.abs(np.subtract(found, expected)).max() < 30
@@ -171,7 +171,7 @@ def test_exif_orientation_is_applied(name, orientation):
 
 def test_damaged_exif_is_ignored():
     data = saved(Image.new("RGB", (8, 8), RED), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
-    assert near(imaging.read_picture(data), RED, 6)
+    assert near(imaging.read(data), RED, 6)
 
 
 def linear_profile():
@@ -189,35 +189,35 @@ def test_icc_profiles_are_converted_to_srgb():
     """Half of the light is sRGB level 188."""
     for name in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF"):
         data = saved(Image.new("RGB", (16, 16), (128, 128, 128)), name, icc_profile=linear_profile())
-        assert near(imaging.read_picture(data), (188, 188, 188), 2), name
+        assert near(imaging.read(data), (188, 188, 188), 2), name
 
 
 def test_icc_with_alpha():
     data = saved(Image.new("RGBA", (16, 16), (128, 128, 128, 255)), "PNG", icc_profile=linear_profile())
-    assert near(imaging.read_picture(data), (188, 188, 188), 1)
+    assert near(imaging.read(data), (188, 188, 188), 1)
 
 
 @pytest.mark.parametrize("profile", [b"", b"junk", linear_profile()[:200]])
 def test_damaged_icc_profiles_are_ignored(profile):
     data = saved(Image.new("RGB", (16, 16), (128, 128, 128)), "PNG", icc_profile=profile)
-    assert near(imaging.read_picture(data), (128, 128, 128), 0)
+    assert near(imaging.read(data), (128, 128, 128), 0)
 
 
 def test_an_icc_profile_of_another_colour_space_is_ignored():
     data = saved(Image.new("L", (16, 16), 128), "PNG", icc_profile=linear_profile())
-    assert near(imaging.read_picture(data), (128, 128, 128), 0)
+    assert near(imaging.read(data), (128, 128, 128), 0)
 
 
 def test_animations_give_their_first_frame():
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
     for name in ("GIF", "WEBP", "PNG", "TIFF", "AVIF"):
         data = saved(frames[0], name, save_all=True, append_images=frames[1:])
-        assert near(imaging.read_picture(data), RED, 8), name
+        assert near(imaging.read(data), RED, 8), name
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 16_000), (16_000, 1), (3, 2)])
 def test_extreme_shapes(size):
-    assert imaging.read_picture(saved(Image.new("RGB", size, RED), "PNG")).size == size
+    assert imaging.read(saved(Image.new("RGB", size, RED), "PNG")).size == size
 
 
 def png_claiming(width, height):
@@ -240,15 +240,15 @@ def png_claiming(width, height):
 )
 def test_bombs_are_refused_before_they_are_decoded(data, limits, message):
     with pytest.raises(LimitExceededError, match=message):
-        imaging.read_picture(data, limits=limits)
+        imaging.read(data, limits=limits)
 
 
 def test_limits_beyond_pillows_own_hold():
     data, cap = png_claiming(16_000, 14_000), Image.MAX_IMAGE_PIXELS
     with pytest.raises(LimitExceededError, match="16000x14000 is 224000000 pixels, the limit is 89478485"):
-        imaging.read_picture(data)
+        imaging.read(data)
     with pytest.raises(InputError, match="not a readable picture"):  # it claims more than it holds
-        imaging.read_picture(data, limits=Limits(max_pixels=400_000_000))
+        imaging.read(data, limits=Limits(max_pixels=400_000_000))
     assert cap == Image.MAX_IMAGE_PIXELS
 
 
@@ -279,7 +279,7 @@ PNG = saved(Image.effect_noise((64, 64), 50).convert("RGB"), "PNG")
 )
 def test_what_is_no_picture_is_one_clear_line(data, message):
     with pytest.raises(InputError, match=message) as caught:
-        imaging.read_picture(data)
+        imaging.read(data)
     assert "\n" not in str(caught.value)
 
 
@@ -291,26 +291,35 @@ def test_damaged_files_give_a_picture_or_a_typed_error(name):
     for at in rng.integers(0, len(whole), 150):
         for data in (whole[:at], whole[:at] + bytes([rng.integers(256)]) + whole[at + 1 :]):
             with contextlib.suppress(InputError, LimitExceededError):
-                assert imaging.read_picture(data).mode == "RGB"
+                assert imaging.read(data).mode == "RGB"
 
 
 def test_missing_files_and_folders(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        imaging.read_picture(tmp_path / "none.png")
+        imaging.read(tmp_path / "none.png")
     with pytest.raises(InputError, match="is a directory"):
-        imaging.read_picture(tmp_path)
+        imaging.read(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(30, 20), (20, 30), (20, 20)])
+def test_centre_square(size):
+    """The middle 20 x 20 pixels: what lies 5 pixels or more to either side of them is cut off."""
+    picture = Image.new("RGB", size, RED)
+    picture.paste(BLUE, ((size[0] - 20) // 2, (size[1] - 20) // 2, (size[0] + 20) // 2, (size[1] + 20) // 2))
+    assert imaging.centre_square(picture, 8).getcolors() == [(64, BLUE)]
+    assert imaging.centre_square(picture, 20).getcolors() == [(400, BLUE)]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".webp", ".tif", ".tiff", ".bmp", ".ppm"])
 def test_lossless_outputs_come_back_exactly(photo, suffix):
     picture = photo()
-    assert imaging.read_picture(imaging.picture_bytes(picture, suffix)).tobytes() == picture.tobytes()
+    assert imaging.read(imaging.picture_bytes(picture, suffix)).tobytes() == picture.tobytes()
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".avif"])
 def test_lossy_outputs_are_near(photo, suffix):
     picture = photo()
-    again = imaging.read_picture(imaging.picture_bytes(picture, suffix))
+    again = imaging.read(imaging.picture_bytes(picture, suffix))
     assert np.abs(np.asarray(again).astype(int) - np.asarray(picture)).mean() < 4
 
 

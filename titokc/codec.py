@@ -147,7 +147,7 @@ class Codec:
 
             if isinstance(picture, Image.Image):
                 return imaging.to_rgb(picture, background=background, limits=self.limits)
-            return imaging.read_picture(picture, background=background, limits=self.limits)
+            return imaging.read(picture, background=background, limits=self.limits)
 
         def start(image: Image.Image) -> Job:
             from titokc import tiling

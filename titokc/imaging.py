@@ -57,7 +57,7 @@ _SRGB = ImageCms.createProfile("sRGB")
 Background = str | tuple[int, int, int]
 
 
-def read_picture(
+def read(
     source: str | os.PathLike[str] | bytes | BinaryIO,
     *,
     background: Background = "white",
@@ -97,6 +97,13 @@ def to_rgb(image: Image.Image, *, background: Background = "white", limits: Limi
     canvas = Image.new("RGB", colour.size, backdrop)
     canvas.paste(colour, mask=alpha)
     return canvas
+
+
+def centre_square(image: Image.Image, side: int) -> Image.Image:
+    """The largest square in the middle of an RGB picture, scaled to side x side pixels (Lanczos)."""
+    length = min(image.size)
+    left, top = (image.width - length) // 2, (image.height - length) // 2
+    return image.crop((left, top, left + length, top + length)).resize((side, side), Image.Resampling.LANCZOS)
 
 
 def picture_bytes(image: Image.Image, suffix: str) -> bytes:

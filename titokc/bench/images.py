@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from titokc.errors import InputError
-from titokc.imaging import READABLE_SUFFIXES, read_picture
+from titokc.imaging import READABLE_SUFFIXES, centre_square, read
 
 CENTER_SQUARE = "center-square-256"
 CROPS = (CENTER_SQUARE, "none")
@@ -31,14 +31,8 @@ def find(source: Path, limit: int | None = None) -> list[tuple[str, Path]]:
 
 def load(path: Path, crop: str) -> Image.Image:
     """A file -> an upright RGB picture; "center-square-256": its centre square, by Lanczos to 256x256."""
-    picture = read_picture(path)
-    if crop == "none":
-        return picture
-    width, height = picture.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    square = picture.crop((left, top, left + side, top + side))
-    return square.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    picture = read(path)
+    return picture if crop == "none" else centre_square(picture, SIDE)
 
 
 def digest(picture: Image.Image) -> str:
