@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 import titokc
 from titokc import container
 from titokc.codec import Codec
-from titokc.container import Limits
 from titokc.errors import (
     ContainerError,
     InputError,
@@ -19,6 +18,7 @@ from titokc.errors import (
     ModelNotFoundError,
     UsageError,
 )
+from titokc.limits import Limits
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from titokc.container import (
     ChecksumError,
     GridError,
     Header,
-    Limits,
     MagicError,
     PaddingError,
     TextError,
@@ -34,6 +33,7 @@ from titokc.container import (
     unpack_bare,
 )
 from titokc.errors import ContainerError, LimitExceededError, UsageError
+from titokc.limits import Limits
 
 NANO = Header(256, 256, 1, 1, 4, 12, 1, b"\xab\xcd")
 NANO_INDICES = [0x123, 0x456, 0x789, 0xABC]

@@ -9,8 +9,9 @@ from hypothesis import given, settings, strategies
 from hypothesis.strategies import SearchStrategy, binary, booleans, composite, integers, lists, sampled_from
 
 from titokc import container
-from titokc.container import KNOWN_MODELS, Header, Limits, pack, pack_bare, truncate, unpack, unpack_bare
+from titokc.container import KNOWN_MODELS, Header, pack, pack_bare, truncate, unpack, unpack_bare
 from titokc.errors import TitokcError
+from titokc.limits import Limits
 
 ROOT = Path(__file__).parents[1]
 NO_LIMITS = Limits(1 << 32, 1 << 16, 1 << 24)

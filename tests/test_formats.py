@@ -13,8 +13,9 @@ from xml.etree import ElementTree
 import pytest
 
 from titokc import container, tiling
-from titokc.container import Header, Limits, pack, read_header, truncate, unpack
+from titokc.container import Header, pack, read_header, truncate, unpack
 from titokc.errors import ContainerError, LimitExceededError
+from titokc.limits import DEFAULT_LIMITS, Limits
 
 FORMATS = Path(__file__).parents[1] / "formats"
 VECTORS = FORMATS / "vectors"
@@ -79,7 +80,7 @@ class TestVectors:
     def test_valid(self, row, scripts):
         reference, _ = scripts
         data, header = vector(row), header_of(row)
-        limits = NO_LIMITS if row.get("over_default_limits") else container.DEFAULT_LIMITS
+        limits = NO_LIMITS if row.get("over_default_limits") else DEFAULT_LIMITS
         assert unpack(data, limits=limits) == (header, row["indices"])
         assert read_header(data, limits=limits) == header
         assert pack(header, row["indices"]) == data
@@ -196,7 +197,7 @@ class TestSpecification:
 
     def test_the_limits(self):
         defaults = [int(row[1]) for row in table("limit", "default")]
-        limits = container.DEFAULT_LIMITS
+        limits = DEFAULT_LIMITS
         assert defaults == [limits.max_pixels, limits.max_side, limits.max_indices]
 
     def test_the_size_classes(self):

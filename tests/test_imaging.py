@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from titokc import imaging
-from titokc.container import Limits
 from titokc.errors import InputError, LimitExceededError, UsageError
+from titokc.limits import Limits
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks on damaged files
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

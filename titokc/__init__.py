@@ -26,15 +26,16 @@ from titokc.errors import (
 
 if TYPE_CHECKING:
     from titokc.codec import Codec, decode, encode
-    from titokc.container import DEFAULT_LIMITS, Header, Limits, read_header, truncate
+    from titokc.container import Header, read_header, truncate
+    from titokc.limits import DEFAULT_LIMITS, Limits
 
 _HOME = {
     "Codec": "titokc.codec",
     "encode": "titokc.codec",
     "decode": "titokc.codec",
     "Header": "titokc.container",
-    "Limits": "titokc.container",
-    "DEFAULT_LIMITS": "titokc.container",
+    "Limits": "titokc.limits",
+    "DEFAULT_LIMITS": "titokc.limits",
     "read_header": "titokc.container",
     "truncate": "titokc.container",
 }

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from titokc.container import (
     CUSTOM_MODEL_ID,
-    DEFAULT_LIMITS,
     FINGERPRINT_SIZE,
     MAX_FILE_SIZE,
     Header,
-    Limits,
     file_size,
     from_text,
     pack,
@@ -35,6 +33,7 @@ from titokc.errors import (
     UsageError,
 )
 from titokc.files import read_bytes
+from titokc.limits import DEFAULT_LIMITS, Limits
 from titokc.pipeline import Job, run
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from bitarray import bitarray
 from bitarray.util import ba2int, int2ba
 
 from titokc.errors import ContainerError, LimitExceededError, UsageError
+from titokc.limits import DEFAULT_LIMITS, Limits
 
 MAGIC = b"\xf5tok"
 SUFFIX = ".tok"
@@ -117,18 +118,6 @@ KNOWN_MODELS: dict[int, KnownModel] = {
         KnownModel(7, "titok-sl-256", 13, 256, 256, False, 256),
     )
 }
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a reader accepts before anything is allocated: pixels, pixels a side, indices in all tiles together."""
-
-    max_pixels: int = 89_478_485
-    max_side: int = 16_384
-    max_indices: int = 1 << 20
-
-
-DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from typing import BinaryIO
 
 from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 
-from titokc.container import DEFAULT_LIMITS, MAGIC, Limits
+from titokc.container import MAGIC
 from titokc.errors import InputError, LimitExceededError, UsageError
 from titokc.files import reason
+from titokc.limits import DEFAULT_LIMITS, Limits
 
 READABLE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF")
 READABLE_SUFFIXES = frozenset(

@@ -19,9 +19,9 @@ from typing import Any
 import click
 
 from titokc.codec import DEFAULT_BATCH_SIZE, Codec
-from titokc.container import DEFAULT_LIMITS, Limits
 from titokc.errors import InputError, OutputError, TitokcError, UsageError
 from titokc.files import reason, write_atomic
+from titokc.limits import DEFAULT_LIMITS, Limits
 
 STREAM = "-"
 # The codec's forms and the suffixes of their files.

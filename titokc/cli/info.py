@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from titokc.cli.batch import is_folder, limit_options, write_result
-from titokc.container import MAX_FILE_SIZE, VERSION, Header, Limits, file_size, read_header, unpack
+from titokc.container import MAX_FILE_SIZE, VERSION, Header, file_size, read_header, unpack
 from titokc.container import truncate as truncate_file
 from titokc.errors import OutputError, UsageError
 from titokc.files import read_bytes
+from titokc.limits import Limits
 
 
 def header_fields(data: bytes, limits: Limits) -> dict[str, Any]:
