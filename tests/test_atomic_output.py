@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from titokc.cli import main
 from titokc.errors import OutputError
-from titokc.files import write_atomic
+from titokc.files import staged, write_atomic
 
 
 def names(folder):
@@ -110,6 +110,134 @@ def test_a_folder_in_the_way(tmp_path):
     with pytest.raises(OutputError):
         write_atomic(tmp_path / "x.tok", b"new")
     assert names(tmp_path) == ["x.tok"]
+
+
+def test_without_overwriting_a_file_that_came_meanwhile_stays(tmp_path, monkeypatch):
+    path = tmp_path / "x.tok"
+    write_atomic(path, b"one", overwrite=False)
+    with pytest.raises(OutputError, match=r"x\.tok exists"):
+        write_atomic(path, b"two", overwrite=False)
+    monkeypatch.setattr("pathlib.Path.hardlink_to", failing(OSError(errno.EPERM, "Operation not permitted")))
+    with pytest.raises(OutputError, match=r"x\.tok exists"):
+        write_atomic(path, b"two", overwrite=False)
+    write_atomic(tmp_path / "y.tok", b"two", overwrite=False)
+    assert (path.read_bytes(), names(tmp_path)) == (b"one", ["x.tok", "y.tok"])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="device files")  # noqa: PTH110
+def test_standard_output_by_name_is_written_to():
+    code = "import sys, titokc.files; titokc.files.write_atomic('/dev/stdout', b'new')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert result.stdout == b"new"
+
+
+def fill(part, number):
+    (part / "config.json").write_bytes(b"config %d" % number)
+    (part / "model.safetensors").write_bytes(b"model %d" % number)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+FIRST = {"config.json": b"config 1", "model.safetensors": b"model 1"}
+SECOND = {"config.json": b"config 2", "model.safetensors": b"model 2"}
+
+
+class TestFolders:
+    def test_the_named_files_are_replaced_and_the_rest_stays(self, tmp_path):
+        folder = tmp_path / "a" / "m"
+        with staged(folder) as part:
+            fill(part, 1)
+        assert contents(folder) == FIRST
+        (folder / "README.md").write_bytes(b"mine")
+        (folder / ".git").mkdir()
+        (tmp_path / "latest").symlink_to(folder)
+        (folder / "config.json").chmod(0o640)
+        with staged(tmp_path / "latest") as part:
+            fill(part, 2)
+        assert contents(folder) == SECOND | {"README.md": b"mine"}
+        assert (tmp_path / "latest").is_symlink()
+        assert names(folder) == [".git", "README.md", "config.json", "model.safetensors"]
+        assert [(folder / name).stat().st_mode & 0o777 for name in SECOND] == [0o640, 0o666 & ~current_mask()]
+
+    def test_new_files_have_the_usual_permissions(self, tmp_path):
+        """Also where a library made them with its own."""
+        with staged(tmp_path / "m") as part:
+            fill(part, 1)
+            (part / "config.json").chmod(0o600)
+        assert (tmp_path / "m" / "config.json").stat().st_mode & 0o777 == 0o666 & ~current_mask()
+
+    def test_the_working_directory(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with staged(".") as part:
+            fill(part, 1)
+        assert contents(tmp_path) == FIRST
+
+    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+    @pytest.mark.parametrize("old", [False, True])
+    @pytest.mark.parametrize("call", ["os.fsync", "os.rename", "os.replace", "os.link", "os.chmod", "the block"])
+    def test_an_error_changes_nothing(self, tmp_path, monkeypatch, error, old, call):
+        folder = tmp_path / "m"
+        if old:
+            with staged(folder) as part:
+                fill(part, 1)
+        real, calls = getattr(os, call.removeprefix("os."), None), []
+
+        def second_fails(*args, **kwargs):
+            calls.append(args)
+            if len(calls) == (1 if call == "os.rename" else 2):
+                raise error
+            return real(*args, **kwargs)
+
+        if call != "the block":
+            monkeypatch.setattr(call, second_fails)
+        expected = OutputError if isinstance(error, OSError) else type(error)
+        try:
+            with staged(folder) as part:
+                fill(part, 2)
+                if call == "the block":
+                    raise error
+        except expected as caught:
+            assert contents(folder) if old else not folder.exists()
+            if isinstance(error, OSError):
+                assert str(caught) == f"{folder} cannot be written: {error.strerror.lower()}"  # noqa: PT017
+            assert names(tmp_path) == (["m"] if old else [])
+            assert not old or (contents(folder), names(folder)) == (FIRST, sorted(FIRST))
+        else:  # a way that needed this call less often
+            assert contents(folder) == SECOND
+            assert call in {"os.rename", "os.replace", "os.link"}
+
+    def test_where_folders_and_read_only_files_cannot_be_synced(self, tmp_path, monkeypatch):
+        """As on Windows: no handle of a folder, and fsync wants one that can write."""
+        real_open, real_sync, flags = os.open, os.fsync, {}
+
+        def windows_open(path, how, *args, **kwargs):
+            if os.path.isdir(path):  # noqa: PTH112
+                raise PermissionError(errno.EACCES, "Permission denied")
+            handle = real_open(path, how, *args, **kwargs)
+            flags[handle] = how
+            return handle
+
+        def windows_sync(handle):
+            if not flags.get(handle, os.O_RDONLY) & (os.O_RDWR | os.O_WRONLY):
+                raise OSError(errno.EBADF, "Bad file descriptor")
+            real_sync(handle)
+
+        monkeypatch.setattr("os.open", windows_open)
+        monkeypatch.setattr("os.fsync", windows_sync)
+        for number in (1, 2):
+            with staged(tmp_path / "m") as part:
+                fill(part, number)
+        write_atomic(tmp_path / "x.tok", b"new")
+        monkeypatch.undo()
+        assert contents(tmp_path / "m") == SECOND
+
+
+def current_mask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 @pytest.mark.parametrize(("error", "code"), [(ERRORS[0], 1), (ERRORS[1], 1), (KeyboardInterrupt(), 130)])

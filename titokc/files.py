@@ -1,11 +1,19 @@
-"""Whole files in, whole files out: typed errors for reading, and writing that is all or nothing."""
+"""Files in and out: typed errors for reading, and writing that is all or nothing, of one file or of some of a folder.
+
+Nothing else in the package makes data reach the disk (fsync).
+"""
 
 import os
 import secrets
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from titokc.errors import InputError, OutputError
+
+# What a killed process may leave behind: files of `write_atomic`, folders of `staged`.
+LITTER = ".titokc.*.part"
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
@@ -17,21 +25,23 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
         raise InputError(f"cannot be read: {reason(error)}") from error
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomic(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = True) -> None:
     """Writes `path` so that it holds either all of `data` or what it held before, whatever happens in between.
 
     The bytes go to a new file in the same folder, reach the disk, and then take the name. Missing folders are made.
+    overwrite: without it a file that is there, also one that has come there meanwhile, is an OutputError and stays.
     Raises OutputError; after any exception (KeyboardInterrupt too) the new file is gone. Links are followed, and a pipe
     or a device is written to as it is.
     """
-    path = Path(os.path.realpath(path))
+    path = Path(path)
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             path.write_bytes(data)
             return
+        path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         # Named before it is there, so that no Ctrl-C finds a file whose name is not known yet.
-        temporary = path.with_name(f".titokc.{secrets.token_hex(4)}.part")
+        temporary = path.with_name(_litter())
         mode = _mode_of(path)
         try:
             with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
@@ -40,7 +50,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
                 os.fsync(stream.fileno())
             if path.exists():  # the new file's own came through the mask
                 temporary.chmod(mode)
-            temporary.replace(path)
+            _take_name(temporary, path, overwrite)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
@@ -49,14 +59,115 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         raise OutputError(f"{path} cannot be written: {reason(error)}") from error
 
 
+@contextmanager
+def staged(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new, empty folder to write files into; when the `with` block ends they take their names in `folder`.
+
+    A folder that is not there yet appears whole or not at all. In one that is there (links are followed) the files of
+    these names are replaced and everything else stays; should one of them fail, those before it are put back. Only a
+    process that is killed between two of these renames leaves new files beside old ones. All data reaches the disk
+    first, and files get the permissions of those that they replace, or those of any new file.
+    Raises OutputError; after any exception nothing has changed and the new folder is gone.
+    """
+    folder = Path(os.path.realpath(folder))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = not folder.exists()
+        part = (folder.parent if new else folder) / _litter()
+        try:
+            part.mkdir()
+            yield part
+            mode = part.stat().st_mode & 0o666
+            for path in part.iterdir():
+                _sync(path)
+                path.chmod(_mode_of(folder / path.name, mode))
+            _sync(part)
+            if new:
+                part.rename(folder)
+                _sync(folder.parent)
+            else:
+                _move_into(part, folder)
+                _sync(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {reason(error)}") from error
+
+
 def reason(error: OSError) -> str:
     """What the system said, without the path that the caller names anyway."""
     return error.strerror.lower() if error.strerror else str(error)
 
 
-def _mode_of(path: Path) -> int:
-    """The permissions of the file that is replaced, else those that a new file gets before the mask."""
+def _litter() -> str:
+    return LITTER.replace("*", secrets.token_hex(4))
+
+
+def _mode_of(path: Path, new: int = 0o666) -> int:
+    """The permissions of the file that is replaced, else those of a `new` one."""
     try:
         return path.stat().st_mode & 0o777
     except FileNotFoundError:
-        return 0o666
+        return new
+
+
+def _take_name(temporary: Path, path: Path, overwrite: bool) -> None:
+    if overwrite:
+        temporary.replace(path)
+        return
+    try:
+        path.hardlink_to(temporary)  # alone of all ways refuses a name that is taken on every system
+    except FileExistsError:
+        raise OutputError(f"{path} exists") from None
+    except OSError:  # a file system without links
+        if path.exists():
+            raise OutputError(f"{path} exists") from None
+        temporary.replace(path)
+    else:
+        temporary.unlink()
+
+
+def _move_into(part: Path, folder: Path) -> None:
+    """Moves all files of `part` into `folder`; after an error those that were there are back."""
+    old = part / "old"
+    old.mkdir()
+    new = sorted(path for path in part.iterdir() if path != old)
+    for path in new:
+        with suppress(FileNotFoundError):
+            _copy(folder / path.name, old / path.name)
+    try:
+        for path in new:
+            path.replace(folder / path.name)
+    except BaseException:
+        for path in new:
+            with suppress(OSError):
+                if (old / path.name).exists():
+                    (old / path.name).replace(folder / path.name)
+                elif not path.exists():
+                    (folder / path.name).unlink()
+        raise
+
+
+def _copy(path: Path, copy: Path) -> None:
+    try:
+        copy.hardlink_to(path)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copy2(path, copy)
+
+
+def _sync(path: Path) -> None:
+    """To the disk; a folder's names too, where the system can open folders (Windows cannot)."""
+    folder = path.is_dir()
+    try:
+        # Windows syncs no handle that cannot write.
+        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    except PermissionError:
+        if folder:
+            return
+        raise
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
