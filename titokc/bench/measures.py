@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
-from titokc.bench import metrics
 from titokc.errors import MetricWeightsMissingError, UsageError
+from titokc.judge import pixels
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from titokc.bench.networks import Inception, Lite0
@@ -98,10 +98,10 @@ class Measures:
         self.names = tuple(names)
         self.unavailable: dict[str, str] = {}
         self._device_name = device
-        self._pairwise: dict[str, Callable[[Image.Image, Image.Image], float]] = {
-            "psnr": metrics.psnr,
-            "ssim": metrics.ssim,
-            "ms_ssim": metrics.ms_ssim,
+        self._pairwise: dict[str, Callable[[Image.Image, Image.Image], float | None]] = {
+            "psnr": lambda *pair: pixels.psnr(*map(np.asarray, pair)),
+            "ssim": lambda *pair: pixels.ssim(*map(np.asarray, pair)),
+            "ms_ssim": lambda *pair: pixels.ms_ssim(*map(np.asarray, pair)),
         }
         self._inception: Inception | None = None
         self._load("lpips", lambda: self._add_lpips(weights, download))
@@ -116,18 +116,10 @@ class Measures:
 
     def picture(self, original: Image.Image, picture: Image.Image) -> dict[str, float | None]:
         """One value for each metric of pictures; None where it is not defined for pictures of this size."""
-        values: dict[str, float | None] = {}
-        for name in self.names_of("picture"):
-            try:
-                values[name] = self._pairwise[name](original, picture)
-            except ValueError:
-                values[name] = None
-        return values
+        return {name: self._pairwise[name](original, picture) for name in self.names_of("picture")}
 
     def features(self, pictures: Iterable[Image.Image]) -> dict[str, np.ndarray]:
         """What `sets` compares: the feature vectors of a set of pictures, by the metric's name."""
-        import numpy as np
-
         from titokc.bench.networks import patches
 
         wanted = self.names_of("set")

@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from titokc.bench.interface import RESAMPLING, Codec, Format, Placeholder, Point, reduced
-from titokc.bench.metrics import psnr
 from titokc.files import write_atomic
+from titokc.judge.pixels import psnr
 
 VERSION = 3  # of the search: part of the cache's keys
 ENLARGERS = ("bicubic", "lanczos")
@@ -79,9 +79,13 @@ def enlarged(picture: Image.Image, size: tuple[int, int], enlarger: str) -> Imag
 
 def _measured(codec: Codec, image: Image.Image, point: Point, data: bytes) -> Found:
     picture = codec.decode(data)
-    scores = {way: psnr(image, enlarged(picture, image.size, way)) for way in ENLARGERS}
+    scores = {way: _psnr(image, enlarged(picture, image.size, way)) for way in ENLARGERS}
     way = max(scores, key=lambda way: scores[way])
     return Found(point, data, way, scores[way])
+
+
+def _psnr(image: Image.Image, picture: Image.Image) -> float:
+    return psnr(np.asarray(image), np.asarray(picture))
 
 
 class _PlaceholderSearch:
@@ -183,7 +187,7 @@ class _FormatSearch:
         if key not in self.scores:
             picture = self.codec.decode(self.file(combination, step))
             if self._is_large(combination.side):
-                self.scores[key] = max(psnr(self.image, enlarged(picture, self.image.size, way)) for way in ENLARGERS)
+                self.scores[key] = max(_psnr(self.image, enlarged(picture, self.image.size, way)) for way in ENLARGERS)
             else:
                 self.scores[key] = self._size(combination.side).psnr(picture)
         return self.scores[key]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from titokc.errors import InputError, MetricWeightsMissingError, UsageError
 
 DEFAULT_VERB = "run"
-NEEDED = {"matplotlib": "matplotlib", "scipy": "scipy", "skimage": "scikit-image"}
+NEEDED = {"matplotlib": "matplotlib", "scipy": "scipy"}
 CROPS = ("center-square-256", "none")
 
 

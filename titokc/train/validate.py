@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from titokc.judge.pixels import psnr, ssim
 from titokc.models.interface import Tokenizer
 from titokc.train import losses
 from titokc.train.augment import centre_square
@@ -69,8 +70,9 @@ def validate(
                 made = tokenizer(images, count)
                 terms = criterion.pixels(weights, made.images, images, made.quantizer_loss)
             sums["loss"] += len(images) * float(sum(terms.values())) / len(counts)
-            sums[f"psnr/{count}"] += float(losses.psnr(made.images, images).sum())
-            sums[f"ssim/{count}"] += float(losses.ssim(made.images, images).sum())
+            for original, picture in zip(_arrays(images), _arrays(made.images), strict=True):
+                sums[f"psnr/{count}"] += psnr(original, picture)
+                sums[f"ssim/{count}"] += ssim(original, picture) or 0.0
             rows.append(made.images[:4].float().clamp(0, 1))
         histogram += torch.bincount(made.indices.flatten(), minlength=tokenizer.codebook_size)
         if start == 0:
@@ -82,3 +84,8 @@ def validate(
     means["usage"] = float((histogram > 0).float().mean())
     means["perplexity"] = float(torch.special.entr(shares).sum().exp())
     return means, (grid * 255).round().to(torch.uint8).cpu()
+
+
+def _arrays(images: Tensor) -> np.ndarray:
+    """[B, 3, S, S], clamped to [0, 1] -> uint8 [B, S, S, 3]."""
+    return (images.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
