@@ -52,7 +52,7 @@ def make_tiny():
     import torch
     from torch import nn
 
-    from titokc.models.interface import Reconstruction, Tokenizer
+    from titokc.models.interface import Code, Reconstruction, Tokenizer
 
     class Tiny(Tokenizer):
         codebook_size = 4096
@@ -60,7 +60,7 @@ def make_tiny():
 
         def __init__(self, *, model_id=1, nested=True, image_size=64, seed=b"tiny"):
             super().__init__()
-            self.image_size = image_size
+            self.side = image_size
             self.nested = nested
             self.min_tokens = 32 if nested else 128
             self.model_id = model_id
@@ -78,15 +78,18 @@ def make_tiny():
             red, green, blue = (means * self.levels).round().long().unbind(1)
             return (red * 256 + green * 16 + blue)[:, self.order][:, : tokens or self.max_tokens]
 
-        def decode(self, indices):
+        def decode(self, indices, look="faithful"):
             self.batches.append(len(indices))
             codes = indices[:, self.distance[:, : indices.shape[1]].argmin(1)]
             colours = torch.stack([codes // 256, codes // 16 % 16, codes % 16], 1) / self.levels
-            square = (self.image_size, self.image_size)
+            square = (self.side, self.side)
             return nn.functional.interpolate(colours.view(-1, 3, 8, 16), square, mode="bilinear")
 
-        def forward(self, images, tokens=None):
-            indices = self.encode(images, tokens)
+        def code(self):
+            return Code(1, {}, {})
+
+        def reconstruct(self, images, keep=None, latents=None):
+            indices = self.encode(images)
             return Reconstruction(self.decode(indices), indices, images.new_zeros(()))
 
     return Tiny

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from titokc.errors import UsageError
-from titokc.models.adaptive_rvq import AdaptiveResidualVQ
+from titokc.models.nano.code import AdaptiveResidualVQ
+from titokc.models.nano.fit import fit_quantizer
 
 
 def two_kinds(count: int, seed: int) -> torch.Tensor:
@@ -26,7 +27,7 @@ def two_kinds(count: int, seed: int) -> torch.Tensor:
 def fitted(refresh: int) -> AdaptiveResidualVQ:
     torch.manual_seed(0)
     quantizer = AdaptiveResidualVQ(24, 6, 4, 64, 16, refresh)
-    quantizer.fit(two_kinds(8192, 1), rate=1e-2)
+    assert list(fit_quantizer(quantizer, two_kinds(8192, 1), rate=1e-2))[-1] == 7
     return quantizer
 
 
@@ -108,7 +109,7 @@ def test_choosing_is_better_than_a_fixed_order(quantizer: AdaptiveResidualVQ) ->
 def test_ties_go_to_the_coefficient_that_comes_first() -> None:
     quantizer = AdaptiveResidualVQ(6, 1, 3, 2, 1, 4)
     quantizer.base.copy_(torch.tensor([0, 8, 8, 16, 8, 0]))
-    chosen, steps = quantizer.choose(quantizer.nothing(1))
+    chosen, steps = quantizer.choose(quantizer.start(1))
     assert chosen.tolist() == [[3, 1, 2]]
     assert steps.tolist() == [[16.0, 8.0, 8.0]]
 

@@ -14,8 +14,8 @@ from PIL import Image
 import titokc
 from titokc import weights
 from titokc.cli import main
-from titokc.models.titok import TiTok
-from titokc.models.titok_config import TiTokConfig, ViTSize
+from titokc.models.titok.config import TiTokConfig, ViTSize
+from titokc.models.titok.tokenizer import TiTok
 from titokc.weights import known, places
 
 SIZE = ViTSize(64, 1, 1)

@@ -267,8 +267,8 @@ class TestSameMachineSameBytes:
     def titok(self):
         import torch
 
-        from titokc.models.titok import TiTok
-        from titokc.models.titok_config import TiTokConfig, ViTSize
+        from titokc.models.titok.config import TiTokConfig, ViTSize
+        from titokc.models.titok.tokenizer import TiTok
 
         torch.manual_seed(0)
         small = ViTSize(128, 3, 2)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from titokc.errors import ModelMismatchError, UsageError
-from titokc.models.nano import NanoConfig, NanoTokenizer, dct_matrix, resize
+from titokc.models.nano.config import NanoConfig
+from titokc.models.nano.tokenizer import NanoTokenizer
+from titokc.models.nano.transform import dct_matrix, resize
 
 TINY = NanoConfig(
     image_size=32,
@@ -38,7 +40,7 @@ def pictures(count: int, seed: int, side: int = 32) -> torch.Tensor:
 def fitted() -> NanoTokenizer:
     torch.manual_seed(0)
     tokenizer = NanoTokenizer(TINY)
-    tokenizer.initialise(pictures(64, seed) for seed in range(100))
+    assert list(tokenizer.fit(pictures(64, seed) for seed in range(100)))[-1] == tokenizer.fit_steps
     return tokenizer.eval()
 
 
@@ -61,7 +63,7 @@ def test_resize_keeps_constant_pictures_and_low_frequencies() -> None:
 def test_the_embedded_configuration() -> None:
     with torch.device("meta"):
         tokenizer = NanoTokenizer(NanoConfig())
-    assert (tokenizer.bits_per_index, tokenizer.image_size) == (12, 256)
+    assert (tokenizer.bits_per_index, tokenizer.side) == (12, 256)
     assert (tokenizer.min_tokens, tokenizer.max_tokens, tokenizer.nested) == (32, 128, True)
 
 
@@ -115,7 +117,7 @@ def test_foreign_indices_are_refused(fitted: NanoTokenizer) -> None:
 def test_training_pass_equals_decoding_what_was_encoded(fitted: NanoTokenizer, side: int) -> None:
     images = pictures(4, 5, side)
     counts = torch.tensor([2, 6, 3, 4])
-    made = fitted(images, counts)
+    made = fitted.reconstruct(images, counts)
     assert made.images.shape == images.shape
     for row, count in enumerate(counts.tolist()):
         assert not made.indices[row, count:].any()
@@ -127,8 +129,8 @@ def test_training_pass_equals_decoding_what_was_encoded(fitted: NanoTokenizer, s
 def test_tokens_do_not_depend_on_autocast(fitted: NanoTokenizer) -> None:
     images = pictures(16, 13)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(fitted.encode(images), fitted(images).indices)
-    assert torch.equal(fitted.encode(images), fitted(images).indices)
+        assert torch.equal(fitted.encode(images), fitted.reconstruct(images).indices)
+    assert torch.equal(fitted.encode(images), fitted.reconstruct(images).indices)
 
 
 def test_what_patches_add_overlaps_by_the_lap() -> None:
@@ -155,12 +157,12 @@ def test_patches_of_no_lap_lie_side_by_side() -> None:
 def test_gradients_reach_the_decoder_and_not_the_codebooks() -> None:
     torch.manual_seed(0)
     tokenizer = NanoTokenizer(TINY)
-    tokenizer.initialise(pictures(64, seed) for seed in range(100))
+    assert list(tokenizer.fit(pictures(64, seed) for seed in range(100)))[-1] == tokenizer.fit_steps
     images = pictures(16, 11)
     optimizer = torch.optim.Adam([p for p in tokenizer.parameters() if p.requires_grad], 1e-2)
     losses = []
     for _ in range(100):
-        loss = (tokenizer(images, torch.randint(2, 7, (16,))).images - images).square().mean()
+        loss = (tokenizer.reconstruct(images, torch.randint(2, 7, (16,))).images - images).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -193,10 +195,10 @@ def test_better_latents_of_the_linear_code_lead_to_the_pictures_own(fitted: Nano
     """Its decoder is the transform back, so the gradient knows the picture's coefficients exactly."""
     images = pictures(4, 19)
     own = fitted._analyse(images - 0.5)
-    made = fitted(images, 4, latents=torch.zeros_like(own))
+    made = fitted.reconstruct(images, torch.full((4,), 4), latents=torch.zeros_like(own))
     assert made.latents is not None
     assert made.quantised is not None
     (made.images - images).square().mean((1, 2, 3)).sum().backward()
     better = fitted.better_latents(made.latents, made.quantised.detach(), made.quantised.grad)
     torch.testing.assert_close(better, 0.4 * own, atol=1e-5, rtol=1e-4)
-    assert torch.equal(fitted(images, 4, latents=own).indices, fitted.encode(images, 4))
+    assert torch.equal(fitted.reconstruct(images, torch.full((4,), 4), latents=own).indices, fitted.encode(images, 4))

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titokc.errors import ModelMismatchError, UsageError
-from titokc.models.pixel_decoder import MaskGITVQGAN, PixelDecoder, ResidualBlock
-from titokc.models.titok import TiTok
-from titokc.models.titok_config import TiTokConfig, ViTSize
+from titokc.models.titok.config import TiTokConfig, ViTSize
+from titokc.models.titok.pixel_decoder import MaskGITVQGAN, PixelDecoder, ResidualBlock
+from titokc.models.titok.tokenizer import TiTok
 from titokc.weights.known import RELEASES
 from titokc.weights.tensors import Uninitialised
 
@@ -210,11 +210,11 @@ def test_configuration_is_read_off_the_shapes() -> None:
     for config in (LEGACY, SINGLE, *(release.config for release in RELEASES.values())):
         with Uninitialised():
             state = TiTok(config).state_dict()
-        assert TiTokConfig.from_shapes({name: tuple(tensor.shape) for name, tensor in state.items()}) == config
+        assert TiTokConfig.from_dict(None, {name: tuple(tensor.shape) for name, tensor in state.items()}) == config
 
 
 def test_blocks_compute_what_torch_multihead_attention_does() -> None:
-    from titokc.models.blocks import Attention
+    from titokc.models.titok.vit import Attention
 
     ours, reference = fill(Attention(128, 2)), nn.MultiheadAttention(128, 2, batch_first=True)
     reference.load_state_dict(ours.state_dict())
@@ -317,17 +317,19 @@ def test_a_nested_code_is_the_start_of_the_longer_one() -> None:
 def test_tail_token_drop_shows_the_decoder_what_a_shorter_code_would() -> None:
     model = fill(TiTok(NESTED))
     with torch.no_grad():
-        made = model(pictures(), torch.tensor([3, 8]))
+        made = model.reconstruct(pictures(), torch.tensor([3, 8]))
         for row, count in enumerate((3, 8)):
             expected = model.decode(made.indices[row : row + 1, :count])
             assert torch.allclose(made.images[row : row + 1], expected, atol=1e-4)
-        assert torch.allclose(model(pictures(), 3).images, model.decode(made.indices[:, :3]), atol=1e-4)
+        assert torch.allclose(
+            model.reconstruct(pictures(), torch.full((2,), 3)).images, model.decode(made.indices[:, :3]), atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("config", [LEGACY, SINGLE, NESTED], ids=["legacy", "single", "nested"])
 def test_training_pass_is_decode_of_encode_and_reaches_every_parameter(config: TiTokConfig) -> None:
     model = fill(TiTok(config)).train()
-    made = model(pictures())
+    made = model.reconstruct(pictures())
     assert torch.equal(made.indices, model.encode(pictures()))
     assert torch.allclose(made.images, model.decode(made.indices), atol=1e-3)
     (made.images.square().mean() + made.quantizer_loss).backward()
@@ -376,7 +378,7 @@ def test_scalar_quantisation_in_place_of_the_codebook() -> None:
     )
     model = fill(TiTok(config)).train()
     assert "quantize.embedding.weight" not in model.state_dict()
-    made = model(pictures())
+    made = model.reconstruct(pictures())
     assert made.quantizer_loss == 0
     assert made.indices.max() < 240
     assert torch.allclose(made.images, model.decode(made.indices), atol=1e-4)

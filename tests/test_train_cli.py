@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from titokc import weights
 from titokc.cli import main
-from titokc.models.pixel_decoder import MaskGITVQGAN
+from titokc.models.titok.pixel_decoder import MaskGITVQGAN
 
 NANO = (
     "model.image_size=32 model.thumb_size=16 model.coefficients=48 model.num_tokens=8 model.min_tokens=2 "

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from titokc.errors import InputError, UsageError, WeightsError
-from titokc.models.nano import NanoConfig, NanoTokenizer
-from titokc.models.titok import TiTok
-from titokc.models.titok_config import TiTokConfig, ViTSize
+from titokc.models.nano.config import NanoConfig
+from titokc.models.nano.tokenizer import NanoTokenizer
+from titokc.models.titok.config import TiTokConfig, ViTSize
+from titokc.models.titok.tokenizer import TiTok
 from titokc.train import checkpoint
 from titokc.train.data import ImageSet, find
 from titokc.train.log import RunLog
@@ -73,18 +74,18 @@ def contents(run):
 
 def spoil(tokenizer, calls):
     """Makes the reconstructions of these training passes (counted from 0) infinite."""
-    forward, count = tokenizer.forward, 0
+    reconstruct, count = tokenizer.reconstruct, 0
 
-    def spoilt(images, tokens=None):
+    def spoilt(images, keep=None, latents=None):
         nonlocal count
-        made = forward(images, tokens)
+        made = reconstruct(images, keep, latents)
         if tokenizer.training:
             factor = math.inf if count in calls else 1.0
             made = made._replace(images=made.images * factor)
             count += 1
         return made
 
-    tokenizer.forward = spoilt
+    tokenizer.reconstruct = spoilt
 
 
 @pytest.mark.parametrize("model", [TITOK, replace(TITOK, codebook_size=64, token_size=3, fsq_levels=(4, 4, 4)), NANO])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from titokc.models.titok import TiTok
-from titokc.models.titok_config import TiTokConfig, ViTSize
+from titokc.models.titok.config import TiTokConfig, ViTSize
+from titokc.models.titok.tokenizer import TiTok
 from titokc.train.optim import Average, Muon, build, load_state_tensors, orthogonalized, state_tensors
 from titokc.train.presets import named
 
@@ -106,7 +106,7 @@ def test_average_warms_up_to_its_decay():
 def test_state_round_trip(muon):
     def steps(tokenizer, optimizers, count):
         for _ in range(count):
-            tokenizer(torch.full((1, 3, 32, 32), 0.3)).images.square().mean().backward()
+            tokenizer.reconstruct(torch.full((1, 3, 32, 32), 0.3)).images.square().mean().backward()
             for optimizer in optimizers.values():
                 for group in optimizer.param_groups:
                     group["lr"] = 1e-2

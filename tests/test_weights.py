@@ -14,9 +14,9 @@ import torch
 
 from titokc import weights
 from titokc.errors import ModelMismatchError, ModelNotFoundError, OutputError, UsageError, WeightsError
-from titokc.models import titok_config
-from titokc.models.titok import TiTok
-from titokc.models.titok_config import TiTokConfig, ViTSize
+from titokc.models.titok import config as titok_config
+from titokc.models.titok.config import TiTokConfig, ViTSize
+from titokc.models.titok.tokenizer import TiTok
 from titokc.weights import known, places, tensors
 
 SIZE = ViTSize(64, 1, 1)
@@ -98,8 +98,8 @@ def test_saved_models_come_back(model: TiTok, folder: Path) -> None:
 @pytest.mark.parametrize("config", [CONFIG, *(release.config for release in known.RELEASES.values())])
 def test_our_config_json_says_it_all(config: TiTokConfig) -> None:
     with tensors.Uninitialised():
-        written = weights.config_of(TiTok(config))
-    assert TiTokConfig.from_dict(json.loads(json.dumps(written))) == config
+        written = TiTok(config).config.to_dict()
+    assert TiTokConfig.from_dict(json.loads(json.dumps(written)), {}) == config
 
 
 def test_fingerprint_is_what_its_description_says(folder: Path) -> None:
@@ -172,10 +172,10 @@ def test_tensors_that_share_memory_are_separated(model: TiTok, tmp_path: Path) -
 
 
 def test_released_configuration_is_understood_as_it_is() -> None:
-    assert TiTokConfig.from_dict(RELEASED) == known.RELEASES["titok-l-32"].config
+    assert TiTokConfig.from_dict(RELEASED, {}) == known.RELEASES["titok-l-32"].config
     defaults = released_config(finetune_decoder=True)
     del defaults["model"]["vq_model"]["finetune_decoder"]
-    assert TiTokConfig.from_dict(defaults) == known.RELEASES["titok-l-32"].config
+    assert TiTokConfig.from_dict(defaults, {}) == known.RELEASES["titok-l-32"].config
     single = released_config(
         vit_enc_model_size="small",
         num_latent_tokens=256,
@@ -185,7 +185,7 @@ def test_released_configuration_is_understood_as_it_is() -> None:
         finetune_decoder=False,
         is_legacy=False,
     )
-    assert TiTokConfig.from_dict(single) == known.RELEASES["titok-sl-256"].config
+    assert TiTokConfig.from_dict(single, {}) == known.RELEASES["titok-sl-256"].config
 
 
 def test_a_released_repository_loads_as_it_is(
@@ -222,7 +222,7 @@ def test_a_released_repository_loads_as_it_is(
         ({}, "no 'model'"),
         ({"model": []}, "not a configuration"),
         ({"architecture": "titok"}, "no 'encoder'"),
-        ({"architecture": "transformer"}, "no 'model'"),
+        ({"architecture": "transformer"}, "the architecture 'transformer' is not known; there are nano, titok"),
         ({"architecture": "titok", "colour": 1}, "unknown keys colour"),
     ],
 )
@@ -246,7 +246,7 @@ def test_missing_extra_and_misshapen_tensors_are_named(model: TiTok, tmp_path: P
         del state[name]
     state["decoder.text_guidance_proj.weight"] = torch.zeros(2)
     state["decoder.ln_post.weight"] = torch.zeros(65)
-    (tmp_path / "config.json").write_text(json.dumps(weights.config_of(model)))
+    (tmp_path / "config.json").write_text(json.dumps(model.config.to_dict()))
     safetensors.torch.save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError) as caught:
         weights.load(tmp_path)
@@ -268,7 +268,7 @@ def test_integer_weights_are_refused(model: TiTok, tmp_path: Path) -> None:
     state = dict(model.state_dict())
     state["latent_tokens"] = state["latent_tokens"].to(torch.int8)
     torch.save(state, tmp_path / "weights.bin")
-    with pytest.raises(WeightsError, match="latent_tokens holds int8, expected floats"):
+    with pytest.raises(WeightsError, match="latent_tokens holds int8, expected float32"):
         weights.load(tmp_path / "weights.bin")
 
 
@@ -491,7 +491,8 @@ NANO |= {"token_size": 2, "hidden": 8, "width": 32, "heads": 2}
 
 @pytest.fixture
 def nano_folder(tmp_path: Path) -> Path:
-    from titokc.models.nano import NanoConfig, NanoTokenizer
+    from titokc.models.nano.config import NanoConfig
+    from titokc.models.nano.tokenizer import NanoTokenizer
 
     nano = NanoTokenizer(NanoConfig(**NANO))
     weights.save(nano, tmp_path / "nano")

@@ -16,8 +16,8 @@ import torch
 import titokc
 from titokc import weights
 from titokc.errors import ModelNotFoundError, UsageError
-from titokc.models.titok import TiTok
-from titokc.models.titok_config import TiTokConfig, ViTSize
+from titokc.models.titok.config import TiTokConfig, ViTSize
+from titokc.models.titok.tokenizer import TiTok
 from titokc.weights import places
 
 pytest.importorskip("huggingface_hub")

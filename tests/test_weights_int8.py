@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import load_file
 
 from titokc import weights
-from titokc.models.nano import NanoConfig, NanoTokenizer
+from titokc.models.nano.config import NanoConfig
+from titokc.models.nano.tokenizer import NanoTokenizer
 from titokc.weights.int8 import compact, expand
 
 TINY = NanoConfig(32, 16, 4, 96, 6, 2, 32, 3, 8, 2, 16, 2, 1)

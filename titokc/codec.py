@@ -152,7 +152,7 @@ class Codec:
             from titokc import tiling
 
             tokenizer = self.tokenizer
-            grid = None if tiles is None else tiling.parse_grid(tiles, image.size, tokenizer.image_size)
+            grid = None if tiles is None else tiling.parse_grid(tiles, image.size, tokenizer.side)
             if target_size is None:
                 header = _header(tokenizer, image.size, grid or (1, 1), tokens or tokenizer.max_tokens)
             else:
@@ -171,7 +171,7 @@ class Codec:
                 payload = pack_bare(indices, header.bits_per_index)
                 return payload if form == "bare" else to_text(payload).encode("ascii")
 
-            inputs = tiling.cut(image, (header.rows, header.columns), tokenizer.image_size)
+            inputs = tiling.cut(image, (header.rows, header.columns), tokenizer.side)
             return Job((tokenizer, header.tokens_per_tile, effort), header.tiles, inputs, finish)
 
         def check() -> None:
@@ -260,7 +260,7 @@ class Codec:
         else:
             grids = tiling.candidate_grids(
                 image.size,
-                tokenizer.image_size,
+                tokenizer.side,
                 max(1, target_size * 8 // (bits * most)),
                 max(1, target_size * 8 // (bits * fewest)),
                 lambda grid: size_of(grid, fewest) <= target_size,
@@ -286,9 +286,9 @@ class Codec:
         from titokc import tiling
 
         tokenizer = self.tokenizer
-        size = size or (tokenizer.image_size, tokenizer.image_size)
+        size = size or (tokenizer.side, tokenizer.side)
         indices = unpack_bare(data, tokenizer.bits_per_index)
-        grid = tiling.parse_grid(tiles, size, tokenizer.image_size)
+        grid = tiling.parse_grid(tiles, size, tokenizer.side)
         tokens, rest = divmod(len(indices), grid[0] * grid[1])
         if rest and not partial:
             raise UsageError(f"{len(indices)} tokens do not share out among {grid[0]}x{grid[1]} tiles")

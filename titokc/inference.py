@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from titokc.errors import UsageError
-from titokc.models.blocks import full_precision
 from titokc.models.interface import Tokenizer
+from titokc.models.precision import full_precision
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -85,7 +85,7 @@ def decode_codes(tokenizer: Tokenizer, codes: Sequence[Sequence[int]], dtype: to
 def _encode_batch(
     tokenizer: Tokenizer, tiles: Sequence[Image.Image], tokens: int, effort: int, size: int
 ) -> list[list[int]]:
-    pixels = np.zeros((size, tokenizer.image_size, tokenizer.image_size, 3), np.uint8)
+    pixels = np.zeros((size, tokenizer.side, tokenizer.side, 3), np.uint8)
     for row, tile in enumerate(tiles):
         pixels[row] = np.asarray(tile)
     images = _to_device(torch.from_numpy(pixels), tokenizer.device).permute(0, 3, 1, 2).float().div(255)

@@ -1,16 +1,45 @@
-"""The one interface that every tokenizer fills; codec, trainer and benchmark know no model by name.
+"""The one interface that every tokenizer fills: whoever uses a model uses this, and knows none by name.
 
 Shape legend, here and in all of `titokc.models`:
 B batch, S side of the (square) input in pixels, K tokens, V codebook size, P patches, D width.
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from titokc.errors import ModelMismatchError, UsageError
+from titokc.models.quantizers import VectorQuantizer
+
+FAITHFUL = "faithful"
+
+
+class Config(Protocol):
+    """What defines a tokenizer apart from its weights: a frozen dataclass that refuses what cannot be (ValueError).
+
+    architecture: the name under which `titokc.models.TABLE` has its room.
+    """
+
+    architecture: ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json says."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, ...]]) -> "Config":
+        """From a parsed config.json, if there is one, and the shapes of the weights. Raises WeightsError."""
+
+
+class Code(NamedTuple):
+    """What gives the tokens their meaning, and nothing else: the same tokens of two models with the same code say the
+    same. version: of the algorithm. fields: of the configuration, by name. tensors: of the state dict, by name."""
+
+    version: int
+    fields: dict[str, Any]
+    tensors: dict[str, Tensor]
 
 
 class Reconstruction(NamedTuple):
@@ -33,36 +62,47 @@ class Tokenizer(nn.Module, ABC):
     """Images [B, 3, S, S] <-> token indices [B, K].
 
     Attributes that a subclass sets in its constructor, from its configuration:
-        image_size: S, the side in pixels of the square images it sees.
+        config: that configuration.
+        side: S, in pixels, of the square images it sees.
         codebook_size: V; indices are in 0..V-1.
         min_tokens, max_tokens: the counts K that `encode` makes. Equal for a fixed-length tokenizer.
         nested: True if the first k tokens of a longer code are themselves a valid code of the image,
             for every min_tokens <= k <= max_tokens (tail token drop).
         searches: True if `encode` takes notice of its effort, and `better_latents` is there for training.
+        looks: the ways in which `decode` can make a picture, the usual one first.
+        training_sides: the sides in pixels of the images that `reconstruct` takes.
+        codebooks: the learned codebooks by the names of their modules.
+        fit_steps: what `fit` counts to; 0 where there is nothing to fit.
     and what `titokc.weights.load` sets on it:
         name: as messages and listings call it. model_id: its id in `.tok` files, 0 for a custom model.
         fingerprint: SHA-256 of configuration and weights, 32 bytes.
     """
 
-    image_size: int
+    config: Config
+    side: int
     codebook_size: int
     min_tokens: int
     max_tokens: int
     nested: bool
     searches: bool = False
+    looks: tuple[str, ...] = (FAITHFUL,)
+    fit_steps: int = 0
     name: str
     model_id: int
     fingerprint: bytes
 
     @property
+    def training_sides(self) -> tuple[int, ...]:
+        return (self.side,)
+
+    @property
+    def codebooks(self) -> dict[str, VectorQuantizer]:
+        return {}
+
+    @property
     def bits_per_index(self) -> int:
         """Bits that hold one index: ceil(log2(V))."""
         return (self.codebook_size - 1).bit_length()
-
-    @property
-    def training_sizes(self) -> tuple[int, ...]:
-        """The sides in pixels of the images that `forward` takes."""
-        return (self.image_size,)
 
     @property
     def device(self) -> torch.device:
@@ -85,6 +125,10 @@ class Tokenizer(nn.Module, ABC):
             raise ModelMismatchError(f"indices {lowest}..{highest}, this model has 0..{self.codebook_size - 1}")
 
     @abstractmethod
+    def code(self) -> Code:
+        """What the fingerprint in `.tok` files is made of."""
+
+    @abstractmethod
     def encode(self, images: Tensor, tokens: int | None = None, effort: int = 0) -> Tensor:
         """RGB float images [B, 3, S, S] in [0, 1] -> int64 indices [B, K] in 0..V-1.
 
@@ -94,14 +138,18 @@ class Tokenizer(nn.Module, ABC):
         """
 
     @abstractmethod
-    def decode(self, indices: Tensor) -> Tensor:
-        """int64 indices [B, k], 1 <= k <= max_tokens -> float32 RGB [B, 3, S, S], nominally in [0, 1] (not clamped)."""
+    def decode(self, tokens: Tensor, look: str = FAITHFUL) -> Tensor:
+        """int64 indices [B, k], 1 <= k <= max_tokens -> float32 RGB [B, 3, S, S], nominally in [0, 1] (not clamped).
+
+        look: one of `looks`.
+        """
 
     @abstractmethod
-    def forward(self, images: Tensor, tokens: int | Tensor | None = None) -> Reconstruction:
+    def reconstruct(self, images: Tensor, keep: Tensor | None = None, latents: Tensor | None = None) -> Reconstruction:
         """The training pass: `decode(encode(images))` with straight-through gradients at the quantiser.
 
-        `tokens`: how many tokens to keep, one count for all or int64 [B] for tail token drop.
+        keep: int64 [B], how many tokens to keep of each image (tail token drop); None: all.
+        latents: what to quantise instead of the images' own, in a tokenizer that can search.
         """
 
     def better_latents(self, latents: Tensor, quantised: Tensor, gradient: Tensor) -> Tensor:
@@ -110,3 +158,11 @@ class Tokenizer(nn.Module, ABC):
         quantised, gradient: what the latents became, and that of each image's mean squared error with respect to it.
         """
         raise NotImplementedError
+
+    def fit(self, batches: Iterator[Tensor], done: int = 0) -> Iterator[int]:  # noqa: ARG002
+        """Fits what no gradient reaches to training images [B, 3, S, S], before training.
+
+        Yields now and then how many of `fit_steps` are done: from the state dict of that moment, the same batches from
+        the first on and that number as `done`, another call goes on as this one would have.
+        """
+        return iter(())

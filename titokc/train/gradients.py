@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from titokc.models.interface import Reconstruction, Tokenizer
-from titokc.models.titok import ProxyPrediction
+from titokc.models.titok.tokenizer import ProxyPrediction
 from titokc.train import losses
 from titokc.train.augment import Batch
 from titokc.train.discriminator import Adversary

@@ -11,11 +11,10 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 from titokc.errors import TitokcError, UsageError, WeightsError
 from titokc.models.interface import Tokenizer
-from titokc.models.quantizers import CodebookRevival, VectorQuantizer
+from titokc.models.quantizers import CodebookRevival
 from titokc.train import checkpoint, losses, optim
 from titokc.train.augment import Batch, Sampler
 from titokc.train.data import ImageSet
@@ -87,7 +86,7 @@ class Trainer:
         self._images, self._validation, self._log = images, validation, log
         self._trainable = {name: p for name, p in tokenizer.named_parameters() if p.requires_grad}
         self._names: optim.Names = {parameter: name for name, parameter in self._trainable.items()}
-        self._quantizers = {n: m for n, m in tokenizer.named_modules() if isinstance(m, VectorQuantizer)}
+        self._quantizers = tokenizer.codebooks
         self._revivals: dict[str, CodebookRevival] = {}
         if recipe.revival_patience:
             self._revivals = {n: CodebookRevival(q, recipe.revival_patience) for n, q in self._quantizers.items()}
@@ -185,14 +184,14 @@ class Trainer:
     def _start(self) -> None:
         """The first moments of a fresh run: data-dependent initialisation, and the checkpoint of step 0."""
         self._enter(phase_at(self.recipe, 0.0), fresh=True)
-        initialise: Callable[..., None] | None = getattr(self.tokenizer, "initialise", None)
-        if initialise is not None and not self._initialised:
-            self._say("initialising the tokenizer from training batches")
+        if self.tokenizer.fit_steps and not self._initialised:
+            self._say("fitting the tokenizer to training batches")
             if self.group.first:
                 sampler = Sampler(self._images, self._phase.views[0], (self.recipe.seed, len(self.recipe.phases)))
-                torch.manual_seed(self.recipe.seed)
                 batches = (batch.images(self.device) for batch in self._batches(sampler))
-                initialise(batches, partial(tqdm, desc="fitting", leave=False, disable=None))
+                with tqdm(total=self.tokenizer.fit_steps, desc="fitting", leave=False, disable=None) as bar:
+                    for done in self.tokenizer.fit(batches):
+                        bar.update(done - bar.n)
             self.group.copy_first(self.tokenizer)
             self.average = optim.Average(self.tokenizer, self.recipe.ema_decay)
         self.save()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titokc.models.interface import Reconstruction
-from titokc.models.titok import ProxyPrediction
+from titokc.models.titok.tokenizer import ProxyPrediction
 from titokc.train.perceptual import DISTANCES
 from titokc.train.recipes import Losses
 
@@ -73,4 +73,4 @@ class Pass(nn.Module):
         """With `proxy` what stage 1 predicts; latents: see `Phase.search`."""
         if proxy:
             return self.tokenizer.proxy_logits(images, tokens)
-        return self.tokenizer(images, tokens) if latents is None else self.tokenizer(images, tokens, latents)
+        return self.tokenizer.reconstruct(images, tokens, latents)

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from titokc.errors import UsageError
-from titokc.models.nano import NanoConfig
-from titokc.models.titok_config import SIZES, TiTokConfig
+from titokc.models.nano.config import NanoConfig
+from titokc.models.titok.config import SIZES, TiTokConfig
 from titokc.train.recipes import Losses, Phase, Recipe, View
 
 _SIZES = {"s-128": ("small", 128), "b-64": ("base", 64), "l-32": ("large", 32)}

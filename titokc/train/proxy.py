@@ -8,9 +8,9 @@ from torch import Tensor
 
 from titokc.errors import WeightsError
 from titokc.models.interface import Tokenizer
-from titokc.models.pixel_decoder import MaskGITVQGAN
-from titokc.models.titok import TiTok
-from titokc.weights.tensors import check_fit, in_float32, read
+from titokc.models.titok.pixel_decoder import MaskGITVQGAN
+from titokc.models.titok.tokenizer import TiTok
+from titokc.weights.tensors import check_fit, fitted, read
 
 
 def load_vqgan(path: Path) -> MaskGITVQGAN:
@@ -19,8 +19,7 @@ def load_vqgan(path: Path) -> MaskGITVQGAN:
     if "decoder.norm_out.weight" not in tensors:
         raise WeightsError(f"{path}: not the layout of MaskGIT's VQGAN (it has no decoder.norm_out.weight)")
     vqgan = MaskGITVQGAN(tensors["decoder.norm_out.weight"].shape[0])
-    check_fit(vqgan.state_dict(), tensors, path)
-    vqgan.load_state_dict(in_float32(tensors, path))
+    vqgan.load_state_dict(fitted(vqgan.state_dict(), tensors, path))
     return vqgan.eval().requires_grad_(False)
 
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from titokc import models
 from titokc.errors import UsageError, WeightsError
 from titokc.models.interface import Tokenizer
-from titokc.models.titok_config import TiTokConfig
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ def check(recipe: Recipe, tokenizer: Tokenizer) -> list[Phase]:
         if phase.search and not tokenizer.searches:
             raise UsageError(f"phase {phase.name}: this tokenizer cannot search for better latents, leave search at 0")
         for view in phase.views:
-            if view.side not in tokenizer.training_sizes:
-                expected = " or ".join(map(str, tokenizer.training_sizes))
+            if view.side not in tokenizer.training_sides:
+                expected = " or ".join(map(str, tokenizer.training_sides))
                 raise UsageError(f"phase {phase.name}: a view of {view.side} pixels, this model takes {expected}")
         if phase.trainable and not any(name.startswith(phase.trainable) for name in names):
             raise UsageError(f"phase {phase.name}: no parameter's name starts with {' or '.join(phase.trainable)}")
@@ -232,24 +232,15 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 
 def to_json(recipe: Recipe) -> str:
     """The recipe as the run folder's recipe.json."""
-    architecture = "titok" if isinstance(recipe.model, TiTokConfig) else "nano"
-    data = asdict(recipe)
-    return json.dumps(data | {"model": {"architecture": architecture, **data["model"]}}, indent=2) + "\n"
+    return json.dumps(asdict(recipe) | {"model": recipe.model.to_dict()}, indent=2) + "\n"
 
 
 def from_json(text: str, source: Path) -> Recipe:
     """The recipe that `to_json` wrote; fields it lacks take their defaults. WeightsError for anything else."""
     try:
         data = json.loads(text)
-        model = dict(data["model"])
-        if model.pop("architecture") == "titok":
-            kind: Any = TiTokConfig
-        else:
-            from titokc.models.nano import NanoConfig
-
-            kind = NanoConfig
-        return _rebuilt(Recipe, data | {"model": _rebuilt(kind, model)})
-    except (ValueError, TypeError, KeyError) as error:
+        return _rebuilt(Recipe, data | {"model": models.configured(data["model"], {})})
+    except (ValueError, TypeError, KeyError, WeightsError) as error:
         raise WeightsError(f"{source}: not a recipe of this version: {error}") from error
 
 

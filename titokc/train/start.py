@@ -10,12 +10,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from titokc import inference, weights
+from titokc import inference, models, weights
 from titokc.errors import InputError, UsageError
 from titokc.files import write_atomic
 from titokc.models.interface import Tokenizer
-from titokc.models.titok import TiTok
-from titokc.models.titok_config import TiTokConfig
 from titokc.train import checkpoint, presets, recipes
 from titokc.train.data import ImageSet, Source, find
 from titokc.train.distributed import Group, local_device
@@ -64,7 +62,7 @@ def start(
         tokenizer = build(recipe).to(place)
         for line in estimate(recipe, tokenizer, choose_dtype(dtype, place), int(os.environ.get("WORLD_SIZE", 1))):
             say(line)
-        if initial is None and not begun and hasattr(tokenizer, "initialise"):
+        if initial is None and not begun and tokenizer.fit_steps:
             say("before that its quantiser is fitted to training images, 10 to 20 minutes on two cores")
         return
     group = Group.join(place)
@@ -142,11 +140,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def build(recipe: Recipe) -> Tokenizer:
     """An untrained tokenizer of the recipe's configuration."""
     torch.manual_seed(recipe.seed)
-    if isinstance(recipe.model, TiTokConfig):
-        return TiTok(recipe.model)
-    from titokc.models.nano import NanoTokenizer
-
-    return NanoTokenizer(recipe.model)
+    return models.build(recipe.model)
 
 
 def image_sets(

@@ -67,7 +67,7 @@ def validate(
         rows = [images[:4]]
         for count in counts:
             with casting:
-                made = tokenizer(images, count)
+                made = tokenizer.reconstruct(images, torch.full((len(images),), count))
                 terms = criterion.pixels(weights, made.images, images, made.quantizer_loss)
             sums["loss"] += len(images) * float(sum(terms.values())) / len(counts)
             for original, picture in zip(_arrays(images), _arrays(made.images), strict=True):

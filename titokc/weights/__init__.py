@@ -4,14 +4,13 @@
 `titokc.models` has the architectures. torch is imported when a model is loaded.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from titokc.container import KNOWN_MODELS
-from titokc.errors import ModelMismatchError, ModelNotFoundError, WeightsError
+from titokc.errors import ModelMismatchError, ModelNotFoundError, UsageError, WeightsError
 from titokc.weights.known import MODEL_IDS, NANO
 from titokc.weights.places import ModelFiles, embedded_fingerprint, fetch, find, locate, stored_fingerprint
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from titokc.models.interface import Tokenizer
-
-_LARGEST_NANO_FIELD = 4096
 
 __all__ = ["fetch", "find", "fingerprint", "load", "locate", "save"]
 
@@ -49,7 +46,7 @@ def load_files(files: ModelFiles) -> "Tokenizer":
     """`load` for files that `locate` has found, on the CPU. The embedded model is known by any path."""
     from titokc.weights.tensors import read
 
-    tokenizer = _build(files.read_config(), read(files.weights), files)
+    tokenizer = _build(files, read(files.weights))
     tokenizer.fingerprint = fingerprint(tokenizer)
     noted, found = stored_fingerprint(files.weights), tokenizer.fingerprint.hex()
     if noted and noted != found:
@@ -73,7 +70,7 @@ def save(tokenizer: "Tokenizer", directory: str | os.PathLike[str], *, bits: int
     if bits == 8:
         tensors = compact(tensors)
         tokenizer.load_state_dict(expand(tensors))
-    write(directory, config_of(tokenizer), tensors, fingerprint(tokenizer))
+    write(directory, tokenizer.config.to_dict(), tensors, fingerprint(tokenizer))
 
 
 def fingerprint(tokenizer: "Tokenizer") -> bytes:
@@ -85,7 +82,7 @@ def fingerprint(tokenizer: "Tokenizer") -> bytes:
     from titokc.weights.tensors import raw_bytes
 
     digest = hashlib.sha256()
-    digest.update(json.dumps(config_of(tokenizer), sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n")
+    digest.update(json.dumps(tokenizer.config.to_dict(), sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n")
     for name, tensor in sorted(tokenizer.state_dict().items()):
         shape = "x".join(map(str, tensor.shape))
         digest.update(f"{name} {str(tensor.dtype).removeprefix('torch.')} {shape}\n".encode())
@@ -93,51 +90,23 @@ def fingerprint(tokenizer: "Tokenizer") -> bytes:
     return digest.digest()
 
 
-def config_of(tokenizer: "Tokenizer") -> dict[str, Any]:
-    """What config.json says of the tokenizer: its architecture, and the fields of its configuration."""
-    from titokc.models.titok import TiTok
+def _build(files: ModelFiles, tensors: "dict[str, Tensor]") -> "Tokenizer":
+    import torch
 
-    architecture = "titok" if isinstance(tokenizer, TiTok) else "nano"
-    return {"architecture": architecture, **dataclasses.asdict(tokenizer.config)}  # type: ignore[call-overload]
-
-
-def _build(config: dict[str, Any] | None, tensors: "dict[str, Tensor]", files: ModelFiles) -> "Tokenizer":
-    if config is not None and config.get("architecture") == "nano":
-        return _build_nano(config, tensors, files)
-    from titokc.models.titok import TiTok
-    from titokc.models.titok_config import TiTokConfig
-    from titokc.weights.tensors import Uninitialised, check_fit, in_float32
+    from titokc import models
+    from titokc.weights.tensors import Uninitialised, fitted
 
     try:
-        if config is None:
-            titok_config = TiTokConfig.from_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        else:
-            titok_config = TiTokConfig.from_dict(config)
-    except WeightsError as error:
+        config = models.configured(files.read_config(), {name: tuple(t.shape) for name, t in tensors.items()})
+        # Before memory is taken for what a stranger's config.json asks for.
+        with Uninitialised(), torch.device("meta"):
+            expected = models.build(config).state_dict()
+    except (WeightsError, UsageError) as error:
         raise WeightsError(f"{files.config or files.weights}: {error}") from error
+    tensors = fitted(expected, tensors, files.weights)
     with Uninitialised():
-        tokenizer = TiTok(titok_config)
-    check_fit(tokenizer.state_dict(), tensors, files.weights)
-    tokenizer.load_state_dict(in_float32(tensors, files.weights), assign=True)
-    return tokenizer
-
-
-def _build_nano(config: dict[str, Any], tensors: "dict[str, Tensor]", files: ModelFiles) -> "Tokenizer":
-    from titokc.models.nano import NanoConfig, NanoTokenizer
-    from titokc.weights.tensors import Uninitialised, check_fit
-
-    values = {name: value for name, value in config.items() if name != "architecture"}
-    try:
-        for name, value in values.items():
-            least = int(name != "lap")
-            if type(value) is not int or not least <= value <= _LARGEST_NANO_FIELD:
-                raise ValueError(f"{name} is {value!r}, expected {least}..{_LARGEST_NANO_FIELD}")
-        with Uninitialised():
-            tokenizer = NanoTokenizer(NanoConfig(**values))
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise WeightsError(f"{files.config}: not a configuration of a nano tokenizer: {error}") from error
-    check_fit(tokenizer.state_dict(), tensors, files.weights)
-    tokenizer.load_state_dict(tensors)
+        tokenizer = models.build(config)
+    tokenizer.load_state_dict(tensors, assign=True)
     return tokenizer
 
 
@@ -151,7 +120,7 @@ def _check_known(tokenizer: "Tokenizer") -> None:
         tokenizer.min_tokens,
         tokenizer.max_tokens,
         tokenizer.nested,
-        tokenizer.image_size,
+        tokenizer.side,
     )
     if found != row[2:]:
         raise ModelMismatchError(

@@ -6,7 +6,7 @@ Ids for `.tok` files are in `titokc.container.KNOWN_MODELS`; `titokc.weights.pla
 from dataclasses import dataclass
 
 from titokc.container import KNOWN_MODELS
-from titokc.models.titok_config import SIZES, TiTokConfig
+from titokc.models.titok.config import SIZES, TiTokConfig
 
 NANO = "nano-1"
 MODEL_IDS = {row.name: row.id for row in KNOWN_MODELS.values()}

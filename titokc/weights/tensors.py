@@ -137,14 +137,17 @@ def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], sourc
         raise WeightsError(f"{source}: the tensors do not fit the configuration: {'; '.join(complaints)}")
 
 
-def in_float32(tensors: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
-    """Float32 copies where they are needed, each tensor with its own memory. Raises WeightsError for integers."""
+def fitted(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
+    """The tensors found, checked and of the expected types, each with its own memory: floats of any width become
+    float32. Raises WeightsError for other names, shapes and types."""
+    check_fit(expected, found, source)
     out: dict[str, Tensor] = {}
     storages: set[int] = set()
-    for name, tensor in tensors.items():
-        if not tensor.dtype.is_floating_point:
-            raise WeightsError(f"{source}: {name} holds {str(tensor.dtype).removeprefix('torch.')}, expected floats")
-        tensor = tensor.to(torch.float32).contiguous()
+    for name, like in expected.items():
+        tensor = found[name]
+        if tensor.dtype != like.dtype and not (tensor.is_floating_point() and like.is_floating_point()):
+            raise WeightsError(f"{source}: {name} holds {_type(tensor)}, expected {_type(like)}")
+        tensor = tensor.to(like.dtype).contiguous()
         storage = tensor.untyped_storage()
         if storage.data_ptr() in storages or storage.nbytes() != tensor.nbytes:
             tensor = tensor.clone()
@@ -164,6 +167,10 @@ def _is_model(folder: Path) -> bool:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _first(names: list[str], most: int = 3) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from titokc.errors import InputError, WeightsError
 from titokc.models.interface import Tokenizer
 from titokc.models.quantizers import VectorQuantizer
-from titokc.models.titok import TiTok
+from titokc.models.titok.tokenizer import TiTok
 from titokc.weights.known import GOLDEN_TOKENS, RELEASES
 
 # Squared distance between unit vectors, 0..4. Rounding differs between devices by some 1e-6.
@@ -48,7 +48,7 @@ def self_test(tokenizer: Tokenizer) -> None:
     for name, tensor in tokenizer.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise WeightsError(f"{tokenizer.name}: {name} holds numbers that are not finite")
-    ramp = torch.linspace(0, 1, tokenizer.image_size, device=tokenizer.device)
+    ramp = torch.linspace(0, 1, tokenizer.side, device=tokenizer.device)
     image = torch.stack([ramp.expand(len(ramp), -1), ramp[:, None].expand(-1, len(ramp)), ramp.flip(0) * ramp[:, None]])
     with torch.inference_mode():
         tokens = tokenizer.encode(image.unsqueeze(0))
@@ -76,7 +76,7 @@ def _compare(tokenizer: Tokenizer, path: Path, expected: tuple[int, ...]) -> Gol
     assert isinstance(tokenizer, TiTok)
     assert isinstance(tokenizer.quantize, VectorQuantizer)
     with torch.inference_mode():
-        latents = tokenizer.latents(_read(path, tokenizer.image_size).to(tokenizer.device))[0]
+        latents = tokenizer.latents(_read(path, tokenizer.side).to(tokenizer.device))[0]
         distances = tokenizer.quantize.distances(latents).cpu()
     found = distances.argmin(1).tolist()
     mismatches = tuple(

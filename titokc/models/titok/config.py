@@ -1,16 +1,15 @@
 """What defines a TiTok apart from its weights, read from our config.json, the released one, or the weights' shapes.
 
-Without torch: `titokc.models.titok` builds the model from it.
+Without torch: `titokc.models.titok.tokenizer` builds the model from it.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
 
 from titokc.errors import WeightsError
 
-ARCHITECTURE = "titok"
 HEAD_WIDTH = 64
 
 
@@ -39,6 +38,8 @@ class TiTokConfig:
     fsq_levels: finite scalar quantisation in place of a codebook, the levels of each of the T dimensions; (): VQ.
     pixel_channels: base width of the legacy pixel decoder.
     """
+
+    architecture: ClassVar[str] = "titok"
 
     encoder: ViTSize
     decoder: ViTSize
@@ -85,11 +86,18 @@ class TiTokConfig:
         """P, on a square grid."""
         return (self.image_size // self.patch_size) ** 2
 
+    def to_dict(self) -> dict[str, Any]:
+        """See `titokc.models.interface.Config`."""
+        return {"architecture": self.architecture, **asdict(self)}
+
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "TiTokConfig":
-        """The configuration in a parsed config.json: ours, or a released repository's. Raises WeightsError."""
+    def from_dict(cls, data: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, ...]]) -> "TiTokConfig":
+        """See `titokc.models.interface.Config`: from a config.json of ours or of a released repository, or, without
+        one, from the shapes alone."""
+        if data is None:
+            return cls._from_shapes(shapes)
         try:
-            if data.get("architecture") != ARCHITECTURE:
+            if data.get("architecture") != cls.architecture:
                 return cls._from_released(data)
             known = {field.name for field in fields(cls)}
             unknown = set(data) - known - {"architecture"}
@@ -126,7 +134,7 @@ class TiTokConfig:
         )
 
     @classmethod
-    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> "TiTokConfig":
+    def _from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> "TiTokConfig":
         """The configuration that weights of these shapes imply, where no config.json says it. Raises WeightsError.
 
         Two things leave no trace in the shapes and are taken from the released models: heads are 64 wide, and the

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titokc.models.blocks import full_precision
+from titokc.models.precision import full_precision
 from titokc.models.quantizers import VectorQuantizer
 
 PIXEL_CODES = 1024

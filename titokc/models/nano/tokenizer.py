@@ -1,0 +1,180 @@
+"""nano, the embedded tokenizer: a linear code that is good from the first step, and a ViT that learns what is missing.
+
+    images -> thumbnail [B, 3, 64, 64] -> DCT -> the coefficients that photographs need most [B, C]
+    coefficients -> residual vector quantiser, token by token (titokc.models.nano.code) -> indices [B, K]
+    indices -> coefficients -> inverse DCT -> thumbnail -> + ViT decoder's correction -> images
+
+The ViT ends in zeros, so an untrained nano is the linear code. Every token refines the few coefficients that are most
+wrong after the tokens before it, so each prefix of a code is a code. Because sizes change by cutting or padding the
+DCT, the same weights work at 64 pixels (pretraining) and at full size. The ViT is not needed for encoding.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from titokc.models.interface import FAITHFUL, Code, Reconstruction, Tokenizer
+from titokc.models.nano.code import VERSION, AdaptiveResidualVQ
+from titokc.models.nano.config import NanoConfig
+from titokc.models.nano.faithful import Decoder
+from titokc.models.nano.fit import fit_quantizer
+from titokc.models.nano.transform import OPPONENT, dct_matrix, resize
+from titokc.models.precision import full_precision
+
+# The search for better indices: its first step, and how steps change when one helped and when it did not.
+_FIRST_STEP = 0.5
+_STEP_CHANGES = (1.2, 0.5)
+# The same without looking whether it helped.
+_TRAINING_STEP = 0.4
+
+
+class NanoTokenizer(Tokenizer):
+    """The tokenizer described at the top of this file."""
+
+    config: NanoConfig
+
+    def __init__(self, config: NanoConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.side = config.image_size
+        self.codebook_size = config.codebook_size
+        self.min_tokens, self.max_tokens = config.min_tokens, config.num_tokens
+        self.nested = self.searches = True
+        self.fit_steps = 1 + config.num_tokens
+        self.quantizer = AdaptiveResidualVQ(
+            config.coefficients,
+            config.num_tokens,
+            config.token_size,
+            config.codebook_size,
+            config.hidden,
+            config.refresh,
+        )
+        self.decoder = Decoder(config)
+        self.register_buffer("opponent", torch.tensor(OPPONENT), persistent=False)
+        self.register_buffer("dct", dct_matrix(config.thumb_size, config.thumb_size), persistent=False)
+        self.register_buffer("coded", torch.zeros(config.coefficients, dtype=torch.int32))
+
+    opponent: Tensor
+    dct: Tensor
+    coded: Tensor
+
+    @property
+    def training_sides(self) -> tuple[int, ...]:
+        return (self.config.thumb_size, self.side)
+
+    def code(self) -> Code:
+        """See `Tokenizer.code`. Colours, DCT and integer tables are the algorithm, `titokc.models.nano.code`."""
+        names = ("thumb_size", "coefficients", "num_tokens", "codebook_size", "token_size", "hidden", "refresh")
+        tensors = {f"quantizer.{name}": tensor for name, tensor in self.quantizer.state_dict().items()}
+        return Code(VERSION, {name: getattr(self.config, name) for name in names}, {"coded": self.coded, **tensors})
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, tokens: int | None = None, effort: int = 0) -> Tensor:
+        """See `Tokenizer.encode`. UsageError for a number of tokens that the model does not make."""
+        counts = torch.full((len(images),), self.token_count(tokens), device=images.device)
+        if not effort:
+            return self.quantizer.assign(self._analyse(images - 0.5), counts)[0]
+        with torch.inference_mode(False), torch.enable_grad(), full_precision(images.device):
+            return self._search(images.float().clone(), counts, effort)
+
+    def _search(self, images: Tensor, counts: Tensor, rounds: int) -> Tensor:
+        """Indices whose decoded picture is nearer than that of the nearest ones.
+
+        What is quantised moves from the picture's own coefficients to those that the decoder would need, by the
+        gradient of its squared error; each picture's steps grow while they help and shrink when they do not.
+        """
+        goal = self._analyse(images - 0.5)
+        step = torch.full_like(goal[:, :1], _FIRST_STEP)
+        least = torch.full_like(step, torch.inf)
+        from_goal = from_wanted = goal
+        best = torch.zeros(len(images), int(counts.max()), dtype=torch.int64, device=images.device)
+        for done in range(rounds + 1):
+            indices, coded = self.quantizer.assign(goal, counts)
+            coded.requires_grad_(done < rounds)
+            error = (self._synthesise(coded, counts, self.side) - images).square().mean((1, 2, 3))[:, None]
+            better = error.detach() < least
+            least = torch.where(better, error.detach(), least)
+            best = torch.where(better, indices, best)
+            if done == rounds:
+                break
+            wanted = _wanted(coded.detach(), torch.autograd.grad(error.sum(), coded)[0])
+            from_goal, from_wanted = torch.where(better, goal, from_goal), torch.where(better, wanted, from_wanted)
+            step = step * torch.where(better, *_STEP_CHANGES)
+            goal = from_goal + step * (from_wanted - from_goal)
+        return best
+
+    def decode(self, tokens: Tensor, look: str = FAITHFUL) -> Tensor:
+        """See `Tokenizer.decode`. Runs under the caller's autocast, but for the linear part."""
+        assert look in self.looks
+        self.check_indices(tokens)
+        counts = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
+        return self._synthesise(self.quantizer.lookup(tokens), counts, self.side)
+
+    def reconstruct(self, images: Tensor, keep: Tensor | None = None, latents: Tensor | None = None) -> Reconstruction:
+        """See `Tokenizer.reconstruct`; S is one of `training_sides`, latents are coefficients [B, C]. Only the decoder
+        has gradients."""
+        counts = torch.full((len(images),), self.max_tokens, device=images.device) if keep is None else keep
+        if latents is None:
+            latents = self._analyse(images - 0.5)
+        indices, quantised = self.quantizer.assign(latents, counts)
+        quantised.requires_grad_(torch.is_grad_enabled())
+        made = self._synthesise(quantised, counts, images.shape[-1])
+        return Reconstruction(made, indices, made.new_zeros(()), latents, quantised)
+
+    def better_latents(self, latents: Tensor, quantised: Tensor, gradient: Tensor) -> Tensor:
+        """See `Tokenizer.better_latents`; all [B, C]."""
+        return latents + _TRAINING_STEP * (_wanted(quantised, gradient) - latents)
+
+    @torch.no_grad()
+    def fit(self, batches: Iterator[Tensor], done: int = 0) -> Iterator[int]:
+        """See `Tokenizer.fit`: chooses the coefficients that are coded, and makes the quantiser for 32 images an
+        entry."""
+        parts: list[Tensor] = []
+        while sum(map(len, parts)) < 2 * self.codebook_size:
+            parts.append(self._transform(next(batches) - 0.5).cpu())
+            yield done
+        if not done:
+            variances = torch.cat(parts).square().mean(0)
+            self.coded.copy_(variances.argsort(descending=True)[: self.config.coefficients])
+        parts = [part[:, self.coded.cpu().long()] for part in parts]
+        while sum(map(len, parts)) < 32 * self.codebook_size:
+            parts.append(self._analyse(next(batches) - 0.5).cpu())
+            yield done
+        steps = fit_quantizer(self.quantizer, torch.cat(parts).to(self.device), done)
+        while True:
+            with full_precision(self.device):
+                reached = next(steps, None)
+            if reached is None:
+                return
+            yield reached
+
+    def _analyse(self, centred: Tensor) -> Tensor:
+        """RGB around zero [B, 3, S, S] -> float32 coefficients [B, C], in units of pixel values."""
+        return self._transform(centred)[:, self.coded.long()]
+
+    @torch.no_grad()
+    def _transform(self, centred: Tensor) -> Tensor:
+        """RGB around zero [B, 3, S, S] -> the thumbnail's DCT in opponent colours, float32 [B, 3 * thumb_size^2]."""
+        with full_precision(centred.device):
+            thumbs = resize(centred.float(), self.config.thumb_size)
+            opponent = torch.einsum("dc,bchw->bdhw", self.opponent, thumbs)
+            return (self.dct @ opponent @ self.dct.T).flatten(1) / self.config.thumb_size
+
+    def _synthesise(self, coefficients: Tensor, counts: Tensor, size: int) -> Tensor:
+        """Coefficients [B, C], of which the first tokens [B] are known -> float32 RGB [B, 3, size, size]."""
+        side = self.config.thumb_size
+        spectrum = coefficients.new_zeros(len(coefficients), 3 * side * side)
+        spectrum[:, self.coded.long()] = coefficients
+        with full_precision(coefficients.device):
+            opponent = self.dct.T @ spectrum.unflatten(1, (3, side, side)) @ self.dct * side
+            thumbs = torch.einsum("dc,bdhw->bchw", self.opponent, opponent)
+        correction, detail = self.decoder(thumbs, counts / self.max_tokens, detail=size != side)
+        with full_precision(coefficients.device):
+            images = resize(thumbs + correction, size) + 0.5
+        return images if detail is None else images + detail
+
+
+def _wanted(quantised: Tensor, gradient: Tensor) -> Tensor:
+    """Were there only the linear code, this would be the picture's own coefficients."""
+    return quantised - 1.5 * gradient

@@ -1,0 +1,32 @@
+"""nano's fixed transform: opponent colours, the DCT, and sizes changed by cutting or padding it."""
+
+import math
+
+import torch
+from torch import Tensor
+
+# Orthonormal and near the principal components of photographs: brightness, red - blue, green - magenta.
+OPPONENT = (
+    (1 / math.sqrt(3), 1 / math.sqrt(3), 1 / math.sqrt(3)),
+    (1 / math.sqrt(2), 0.0, -1 / math.sqrt(2)),
+    (1 / math.sqrt(6), -2 / math.sqrt(6), 1 / math.sqrt(6)),
+)
+
+
+def dct_matrix(size: int, frequencies: int) -> Tensor:
+    """The first rows of the orthonormal DCT-II of `size` points: float32 [frequencies, size]."""
+    k, n = torch.arange(frequencies, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
+    matrix = torch.cos(math.pi / size * k * (n + 0.5)) * math.sqrt(2 / size)
+    matrix[0] /= math.sqrt(2)
+    return matrix.float()
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """[B, C, S, S] -> [B, C, size, size] by cutting or padding the DCT: no frequency that both hold is changed."""
+    side = images.shape[-1]
+    if side == size:
+        return images
+    shared = min(side, size)
+    matrix = dct_matrix(size, shared).T @ dct_matrix(side, shared) * math.sqrt(size / side)
+    matrix = matrix.to(images.device)
+    return matrix @ images @ matrix.T

@@ -1,0 +1,127 @@
+"""TiTok (arXiv 2406.07550) exactly as released; `titokc.weights` loads it, the trainer trains it.
+
+    images [B, 3, S, S] -> patches P + latent tokens K -> ViT -> latents [B, K, T] -> indices [B, K]
+    indices -> vectors [B, K, T] + P mask tokens -> ViT -> patch outputs -> pixels
+
+The state dict has the names and shapes of the released weights. Legacy (two-stage) models end in proxy-code logits
+[B, 1024, S/16, S/16], whose softmax mixes a pixel codebook that MaskGIT's pixel decoder turns into RGB.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from titokc.errors import UsageError
+from titokc.models.interface import FAITHFUL, Code, Reconstruction, Tokenizer
+from titokc.models.precision import full_precision
+from titokc.models.quantizers import FiniteScalarQuantizer, VectorQuantizer
+from titokc.models.titok.config import TiTokConfig
+from titokc.models.titok.pixel_decoder import PIXEL_CODE_SIZE, PIXEL_CODES, PixelDecoder
+from titokc.models.titok.vit import Decoder, Encoder, embedding
+
+
+class ProxyPrediction(NamedTuple):
+    """What stage 1 trains on. logits: [B, 1024, P] (the classes where `cross_entropy` wants them), P row by row.
+    indices: int64 [B, K]. quantizer_loss: scalar."""
+
+    logits: Tensor
+    indices: Tensor
+    quantizer_loss: Tensor
+
+
+class TiTok(Tokenizer):
+    """A TiTok tokenizer, with random weights until `load_state_dict`."""
+
+    config: TiTokConfig
+
+    def __init__(self, config: TiTokConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.side = config.image_size
+        self.codebook_size = config.codebook_size
+        self.max_tokens = config.num_latent_tokens
+        self.min_tokens = config.min_tokens or config.num_latent_tokens
+        self.nested = config.min_tokens > 0
+        self.latent_tokens = embedding(config.num_latent_tokens, config.encoder.width)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quantize: VectorQuantizer | FiniteScalarQuantizer
+        if config.fsq_levels:
+            self.quantize = FiniteScalarQuantizer(config.fsq_levels)
+        else:
+            self.quantize = VectorQuantizer(config.codebook_size, config.token_size, config.use_l2_norm)
+        for part in (self.encoder, self.decoder):
+            part.apply(_initialise)
+        if config.is_legacy:
+            self.pixel_quantize = VectorQuantizer(PIXEL_CODES, PIXEL_CODE_SIZE, l2_norm=False)
+            self.pixel_decoder = PixelDecoder(config.pixel_channels)
+
+    @property
+    def codebooks(self) -> dict[str, VectorQuantizer]:
+        found = {name: getattr(self, name, None) for name in ("quantize", "pixel_quantize")}
+        return {name: part for name, part in found.items() if isinstance(part, VectorQuantizer)}
+
+    def code(self) -> Code:
+        """See `Tokenizer.code`: the encoder too, as two encoders' codes of one codebook are not alike."""
+        config = self.config
+        vit = {name: getattr(config.encoder, name) for name in ("width", "layers", "heads")}
+        names = ("num_latent_tokens", "codebook_size", "token_size", "use_l2_norm", "is_legacy", "fsq_levels")
+        fields = {"encoder": vit, **{name: getattr(config, name) for name in (*names, "image_size", "patch_size")}}
+        parts = ("latent_tokens", "encoder.", "quantize.")
+        return Code(1, fields, {n: tensor for n, tensor in self.state_dict().items() if n.startswith(parts)})
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, tokens: int | None = None, effort: int = 0) -> Tensor:  # noqa: ARG002
+        """See `Tokenizer.encode`. UsageError for a number of tokens that the model does not make."""
+        count = self.token_count(tokens)
+        return self.quantize.assign(self.latents(images)[:, :count])
+
+    def latents(self, images: Tensor) -> Tensor:
+        """RGB [B, 3, S, S] -> float32 latents [B, K, T], what `encode` quantises."""
+        with full_precision(images.device):
+            return self.encoder(images.float(), self.latent_tokens)
+
+    def decode(self, tokens: Tensor, look: str = FAITHFUL) -> Tensor:
+        """See `Tokenizer.decode`. Runs under the caller's autocast, but for the quantiser and the softmax."""
+        assert look in self.looks
+        self.check_indices(tokens)
+        return self._pixels(self.decoder(self.quantize.lookup(tokens)))
+
+    def reconstruct(self, images: Tensor, keep: Tensor | None = None, latents: Tensor | None = None) -> Reconstruction:
+        """See `Tokenizer.reconstruct`. `indices` has all K columns; those past an image's count were hidden from the
+        decoder and left out of the loss."""
+        assert latents is None
+        decoded, indices, loss = self._training_pass(images, keep)
+        return Reconstruction(self._pixels(decoded), indices, loss)
+
+    def proxy_logits(self, images: Tensor, keep: Tensor | None = None) -> ProxyPrediction:
+        """The training pass of stage 1, legacy models only: up to the logits over the proxy codes of `MaskGITVQGAN`."""
+        if not self.config.is_legacy:
+            raise UsageError("this model predicts pixels, not proxy codes: stage 1 needs a legacy configuration")
+        decoded, indices, loss = self._training_pass(images, keep)
+        return ProxyPrediction(decoded.float().flatten(2), indices, loss)
+
+    def _training_pass(self, images: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        latents = self.encoder(images, self.latent_tokens)
+        if keep is not None:
+            keep = torch.arange(self.max_tokens, device=latents.device) < keep.to(latents.device)[:, None]
+        vectors, indices, loss = self.quantize(latents, keep)
+        return self.decoder(vectors, keep), indices, loss
+
+    def _pixels(self, decoded: Tensor) -> Tensor:
+        if not self.config.is_legacy:
+            return decoded.float()
+        with torch.autocast(decoded.device.type, enabled=False):
+            mixture = decoded.float().softmax(1)
+            pixel_latents = torch.einsum("bvhw,vc->bchw", mixture, self.pixel_quantize.embedding.weight)
+        if decoded.is_cuda:
+            pixel_latents = pixel_latents.contiguous(memory_format=torch.channels_last)
+        return self.pixel_decoder(pixel_latents).float()
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
