@@ -1,25 +1,42 @@
 """Float32 arithmetic that no setting around it can change; every tokenizer's quantiser runs in it."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 
+class _Shared:
+    """torch's settings of products are the whole process's: how many are inside `full_precision`, in all threads, and
+    what the first of them found."""
+
+    lock = threading.Lock()
+    inside = 0
+    matmul = "highest"
+    cudnn_tf32 = False
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Float32 products inside, whatever autocast, TF32 or bf16 settings surround the call.
+    """Float32 products inside, whatever autocast, TF32 or bf16 settings surround the call, in any number of threads.
 
     Tokens are the arg-min over thousands of near neighbours: rounding the latents to fewer bits changes some of them.
+    Until the last thread leaves, products in others, which do not ask for it, have full precision too.
     """
-    cudnn = torch.backends.cudnn
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    with _Shared.lock:
+        if not _Shared.inside:
+            _Shared.matmul = torch.get_float32_matmul_precision()
+            _Shared.cudnn_tf32 = torch.backends.cudnn.allow_tf32
+            torch.set_float32_matmul_precision("highest")
+            torch.backends.cudnn.allow_tf32 = False
+        _Shared.inside += 1
     try:
-        with (
-            torch.autocast(device.type, enabled=False),
-            cudnn.flags(cudnn.enabled, cudnn.benchmark, cudnn.benchmark_limit, cudnn.deterministic, allow_tf32=False),
-        ):
+        with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        with _Shared.lock:
+            _Shared.inside -= 1
+            if not _Shared.inside:
+                torch.set_float32_matmul_precision(_Shared.matmul)
+                torch.backends.cudnn.allow_tf32 = _Shared.cudnn_tf32

@@ -1,0 +1,43 @@
+"""The engines that run models: `open` chooses one. `titokc.engines.base` says what an engine is; no torch here."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from titokc.errors import UsageError
+
+if TYPE_CHECKING:
+    from titokc.engines.base import Engine
+    from titokc.models.interface import Tokenizer
+
+ENGINES = ("auto", "light", "torch")
+DEFAULT_BATCH_SIZE = 8
+
+
+def open(
+    model: str | os.PathLike[str] | Tokenizer,
+    device: str = "auto",
+    engine: str = "auto",
+    *,
+    dtype: str | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    threads: int | None = None,
+) -> Engine:
+    """The engine for a model: a name, a path (as `titokc.weights.load` takes it), or a loaded tokenizer.
+
+    device: "auto" (CUDA, MPS or CPU, the first there is), "cpu", "cuda", "cuda:1" or "mps"; a loaded tokenizer stays
+        where it is. engine: "light", "torch", or "auto".
+    dtype: of the decoder ("float32", "bfloat16", "float16"); by default float32, on CUDA bfloat16 or float16.
+    batch_size: tiles that go through a GPU together. threads: of the CPU; by default all that torch would use.
+
+    Raises UsageError for a device or an engine that is not there, and what `titokc.weights.load` raises.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
+    if engine == "light":
+        raise UsageError("engine 'light': not in this version; expected auto or torch")
+    from titokc.engines.torch import TorchEngine, load
+
+    tokenizer = load(model, device) if isinstance(model, (str, os.PathLike)) else model
+    return TorchEngine(tokenizer, dtype=dtype, batch_size=batch_size, threads=threads)
