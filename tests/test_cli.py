@@ -198,12 +198,13 @@ class TestFoldersAndGlobs:
         run("encode", "", code=1)
         assert not (files / "a.tok").exists()
 
-    def test_two_inputs_with_one_result_are_both_refused(self, run, files, photo, tmp_path):
+    def test_results_that_would_share_a_name_keep_their_suffixes(self, run, files, photo, tmp_path):
         photo().save(files / "a.jpg")
-        result = run("encode", "in", "-o", "out", code=1)
-        assert tree(tmp_path / "out") == ["b.tok", "sub/c.tok"]
-        assert result.stderr.count("would be the result of in/a.jpg and in/a.png") == 2
-        assert "2 done, 0 skipped, 2 failed" in result.stderr
+        result = run("encode", "in", "-o", "out")
+        assert tree(tmp_path / "out") == ["a.jpg.tok", "a.png.tok", "b.tok", "sub/c.tok"]
+        assert "note: 2 results keep their inputs' suffixes, since in/a.jpg and in/a.png differ in" in result.stderr
+        run("encode", "in/a.png", "in/a.jpg")
+        assert read("in/a.png.tok") == read("out/a.png.tok")
 
 
 class TestExisting:
@@ -358,8 +359,8 @@ class TestInfo:
         assert run("info", "-", stdin=read(tok)).stdout.splitlines() == lines[:-1]
 
     def test_foreign_files(self, run, files):
-        assert run("info", "in/a.png", code=3).stderr.startswith("titokc: not a .tok file")
-        assert "is a directory" in run("info", "in", code=1).stderr
+        assert run("info", "in/a.png", code=3).stderr.startswith("titokc: in/a.png: not a .tok file")
+        assert "in: no file in this folder ends in .tok" in run("info", "in", code=1).stderr
 
 
 class TestTruncate:
@@ -431,13 +432,13 @@ class TestExitCodes:
 
     def test_very_long_pictures(self, run):
         Image.new("RGB", (1, 20_000)).save("long.png")
-        expected = "titokc: long.png: 1x20000: the limit is 16384 pixels a side\n"
+        expected = "titokc: long.png: 1x20000: the limit is 16384 pixels a side (--max-side allows more)\n"
         assert run("encode", "long.png", code=6).stderr == expected
         run("encode", "long.png", "--max-side", 20_000)
         run("decode", "long.tok", "-o", "x.png", code=6)
-        run("info", "long.tok", code=6)
-        assert json.loads(run("info", "long.tok", "--json", "--max-side", 20_000).stdout)["height"] == 20_000
-        run("truncate", "long.tok", "--tokens", 9, "--max-side", 20_000)
+        assert json.loads(run("info", "long.tok", "--json").stdout)["height"] == 20_000
+        run("info", "long.tok", "--max-side", 19_999, code=6)
+        run("truncate", "long.tok", "--tokens", 9)
         run("decode", "long.tok", "-o", "x.png", "--max-side", 20_000)
         assert Image.open("x.png").size == (1, 20_000)
 

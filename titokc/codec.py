@@ -161,7 +161,8 @@ class Codec:
             if header.tiles * header.tokens_per_tile > self.limits.max_indices:
                 raise LimitExceededError(
                     f"{header.rows}x{header.columns} tiles of {header.tokens_per_tile} tokens: "
-                    f"the limit is {self.limits.max_indices} tokens in all"
+                    f"the limit is {self.limits.max_indices} tokens in all",
+                    "max_indices",
                 )
 
             def finish(codes: list[list[int]]) -> bytes:

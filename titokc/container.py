@@ -422,17 +422,20 @@ def _check_padding(data: bytes, end: int, used_bits: int) -> None:
 def _check_limits(header: Header, limits: Limits) -> None:
     if max(header.width, header.height) > limits.max_side:
         raise LimitExceededError(
-            f"the header declares {header.width}x{header.height} pixels; the limit is {limits.max_side} a side"
+            f"the header declares {header.width}x{header.height} pixels; the limit is {limits.max_side} a side",
+            "max_side",
         )
     if header.width * header.height > limits.max_pixels:
         raise LimitExceededError(
             f"the header declares {header.width}x{header.height} = {header.width * header.height} pixels; "
-            f"the limit is {limits.max_pixels}"
+            f"the limit is {limits.max_pixels}",
+            "max_pixels",
         )
     if header.tiles * header.tokens_per_tile > limits.max_indices:
         raise LimitExceededError(
             f"the header declares {header.tiles} tiles of {header.tokens_per_tile} tokens; "
-            f"the limit is {limits.max_indices} in all"
+            f"the limit is {limits.max_indices} in all",
+            "max_indices",
         )
 
 

@@ -60,6 +60,10 @@ class MetricWeightsMissingError(TitokcError):
 
 
 class LimitExceededError(TitokcError):
-    """An image or header declares more pixels than allowed."""
+    """An image or header declares more than allowed. `limit`: the field of `titokc.Limits` that is exceeded."""
 
     exit_code = 6
+
+    def __init__(self, message: str, limit: str | None = None) -> None:
+        super().__init__(message)
+        self.limit = limit

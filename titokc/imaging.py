@@ -139,9 +139,11 @@ def check_limits(size: tuple[int, int], limits: Limits) -> None:
     if width < 1 or height < 1:
         raise InputError(f"a picture of {width}x{height} pixels has no pixels")
     if width * height > limits.max_pixels:
-        raise LimitExceededError(f"{width}x{height} is {width * height} pixels, the limit is {limits.max_pixels}")
+        raise LimitExceededError(
+            f"{width}x{height} is {width * height} pixels, the limit is {limits.max_pixels}", "max_pixels"
+        )
     if max(width, height) > limits.max_side:
-        raise LimitExceededError(f"{width}x{height}: the limit is {limits.max_side} pixels a side")
+        raise LimitExceededError(f"{width}x{height}: the limit is {limits.max_side} pixels a side", "max_side")
 
 
 def _decode(stream: BinaryIO, background: Background, limits: Limits) -> Image.Image:

@@ -3,7 +3,10 @@
 Each verb is a click command of its own name in the module of this package that VERBS names.
 """
 
+import os
+import sys
 import warnings
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -11,21 +14,23 @@ import click
 from click.shell_completion import CompletionItem
 
 from titokc._version import __version__
-from titokc.errors import TitokcError
+from titokc.errors import TitokcError, UsageError
 from titokc.files import reason
 
 # Verb -> (module in titokc.cli, its line in `titokc --help`, which imports none of them).
 VERBS = {
     "encode": ("encode", "Pictures -> .tok files of 60 to 204 bytes."),
     "decode": ("decode", ".tok files -> pictures."),
-    "info": ("info", "What a .tok file says about itself."),
-    "truncate": ("info", "A smaller .tok file from a larger one, without the picture."),
+    "info": ("info", "What .tok files say about themselves."),
+    "truncate": ("info", "Smaller .tok files from larger ones, without the pictures."),
     "models": ("models", "List, fetch, verify, convert and export models."),
     "doctor": ("doctor", "Versions, devices, models, and a round trip of the embedded model."),
     "train": ("train", "Train a tokenizer on a folder of images or tar shards."),
     "bench": ("bench", "Measure models and classical codecs at equal bytes."),
 }
 INTERRUPTED = 130
+# Package that may be missing -> what installs it.
+EXTRAS = {"torch": "torch", "huggingface_hub": "hub", "matplotlib": "bench", "skimage": "bench", "scipy": "bench"}
 
 
 class Verbs(click.Group):
@@ -52,24 +57,103 @@ class Verbs(click.Group):
             warnings.simplefilter("ignore")
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except KeyboardInterrupt:
-            message, code = "interrupted", INTERRUPTED
-        except TitokcError as error:
-            if ctx.meta.get(_DEBUG_KEY):
+        except BaseException as error:
+            if ctx.meta.get(_DEBUG_KEY) or isinstance(error, (SystemExit, GeneratorExit)):
                 raise
-            message, code = str(error), error.exit_code
-        except OSError as error:
-            if ctx.meta.get(_DEBUG_KEY):
-                raise
-            message, code = f"{error.filename or 'standard output'}: {reason(error)}", 1
-        except Exception as error:  # the top: a bug, or no memory, is one line too
-            if ctx.meta.get(_DEBUG_KEY):
-                raise
-            message, code = f"internal error: {type(error).__name__}: {error} (--debug shows where)", 1
-        click.echo(f"titokc: {' '.join(message.split())}", err=True)
-        return ctx.exit(code)
+            raise _VerbError(error) from error
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        try:
+            code = super().main(*args, **{**extra, "standalone_mode": False})
+            code = code if isinstance(code, int) else 0
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except _VerbError as failure:
+            code = _explain(failure.error)
+        except BrokenPipeError as error:
+            code = _explain(error)
+        except click.Abort:
+            code = _explain(KeyboardInterrupt())
+        except click.ClickException as error:
+            code = _explain_usage(error)
+        sys.exit(code)
+
+
+class _VerbError(Exception):
+    """Takes what a verb raised past click, which has ways of its own with some exceptions."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _explain(error: BaseException) -> int:
+    """Says in a line what went wrong, and gives the exit code; without a word where nobody reads any more."""
+    from titokc.cli.report import complain, message_of
+
+    code = 1
+    if isinstance(error, BrokenPipeError):
+        _forget_output()
+        return code
+    if isinstance(error, KeyboardInterrupt):
+        message, code = "interrupted", INTERRUPTED
+    elif isinstance(error, TitokcError):
+        message, code = message_of(error), error.exit_code
+    elif isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        extra = EXTRAS.get(package)
+        command = f"pip install 'titokc[{extra}]'" if extra else f"pip install {package}"
+        message, code = f"this needs {package}, which is not installed: {command}", UsageError.exit_code
+    elif _is_memory(error):
+        message = f"not enough memory ({error or 'MemoryError'}): a limit of `ulimit -v` must leave room for torch"
+    elif isinstance(error, OSError) and (error.filename or _is_output(error)):
+        message = f"{error.filename or 'standard output'}: {reason(error)}"
+    else:
+        message = f"internal error: {type(error).__name__}: {error} (--debug shows where)"
+    with suppress(OSError):
+        complain(message)
+    _forget_output()
+    return code
+
+
+def _explain_usage(error: click.ClickException) -> int:
+    """click's errors in the form of all others."""
+    from titokc.cli.report import complain
+
+    message = error.format_message()
+    ctx = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        click.echo(message, err=True)
+        return error.exit_code
+    help_text = f"; {ctx.command_path} --help has the options" if ctx else ""
+    complain(f"{message[:1].lower()}{message[1:].rstrip('.')}{help_text}")
+    return error.exit_code
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Python's, the loader's and torch's ways to say that there is none left."""
+    signs = ("cannot allocate memory", "can't allocate memory", "not enough memory", "out of memory", "failed to map")
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
+
+
+def _is_output(error: OSError) -> bool:
+    """Whether it is standard output that cannot be written: then what is left in its buffer cannot either."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError) as again:
+        return str(again) == str(error)
+    return False
+
+
+def _forget_output() -> None:
+    """Python writes what is left in the buffers when it ends; that would fail again, with a traceback."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        with suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _DEBUG_KEY = "titokc.debug"

@@ -1,43 +1,45 @@
 """`titokc decode`: parses, calls `titokc.codec`, names the results."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from titokc.cli.batch import SUFFIXES, BatchOptions, Naming, Task, batch_options, form_of, plan, run
+from titokc.cli.batch import run
+from titokc.cli.options import (
+    SUFFIXES,
+    BatchOptions,
+    Grid,
+    Size,
+    batch_options,
+    form_of,
+    inputs_argument,
+    output_option,
+)
+from titokc.cli.plan import STDOUT_NAMES, Naming, Task, is_folder, plan
+from titokc.cli.streams import read_stdin
 from titokc.container import MAX_FILE_SIZE, read_header
 from titokc.files import read_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
 
-
-class Size(click.ParamType):
-    """WIDTHxHEIGHT in pixels -> a pair."""
-
-    name = "WxH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        match = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", str(value))
-        if not match or "0" in (match[1].lstrip("0") or "0", match[2].lstrip("0") or "0"):
-            self.fail(f"{value!r}: expected WIDTHxHEIGHT in pixels, such as 768x512", param, ctx)
-        return int(match[1]), int(match[2])
+# What titokc.imaging writes; a test holds the two equal. No import of Pillow for what is no .tok file.
+WRITTEN = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".avif"})
 
 
 @click.command()
-@click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=click.Path(allow_dash=True))
-@click.option(
-    "-o", "--output", metavar="OUT", type=click.Path(allow_dash=True), help="File, folder, or - (PNG on stdout)."
-)
+@inputs_argument
+@output_option("File, folder, or - (PNG on stdout).")
 @click.option("--model", metavar="NAME|PATH", help="Refuse files of any other model. [default: the one the file names]")
 @click.option("--size", metavar="WxH", type=Size(), help="Size of the result in pixels. [default: the original's]")
 @click.option("--partial", is_flag=True, help="Decode what is there of a file that was cut short.")
 @click.option("--bare", is_flag=True, help="IN is a payload without header, of --model (default: nano).")
 @click.option("--base64", is_flag=True, help="IN is such a payload as base64url text.")
-@click.option("--tiles", metavar="RxC", default="1x1", show_default=True, help="The grid of a --bare payload.")
+@click.option(
+    "--tiles", metavar="RxC", type=Grid(), default="1x1", show_default=True, help="The grid of a --bare payload."
+)
 @batch_options
 def decode(
     inputs: tuple[str, ...],
@@ -52,11 +54,14 @@ def decode(
 ) -> None:
     """.tok files -> pictures.
 
-    IN is a file, a folder (its tree is mirrored into OUT), a quoted glob, or - for standard input. OUT's suffix chooses
-    the format; without OUT photo.tok becomes photo.png beside it. Files that are no .tok are refused at once.
+    IN is a file, a folder (its tree is mirrored into OUT; hidden files are left out), a quoted glob, or - for standard
+    input. OUT's suffix chooses the format; without OUT photo.tok becomes photo.png beside it. Files that are no .tok
+    are refused at once.
     """
     form = form_of(bare, base64)
-    tasks = plan(inputs, output, Naming(frozenset({SUFFIXES[form]}), ".png"))
+    tasks, notes = plan(inputs, output, Naming(frozenset({SUFFIXES[form]}), ".png", WRITTEN))
+    if output and output not in STDOUT_NAMES and not is_folder(output) and len(tasks) == 1:
+        _check_suffix(Path(output))
     codec = options.codec(model)
 
     def convert(sources: list[Path | bytes]) -> Iterator[Any]:
@@ -65,7 +70,7 @@ def decode(
     def to_bytes(picture: "Image.Image", task: Task) -> bytes:
         from titokc.imaging import picture_bytes
 
-        return picture_bytes(picture, task.target.suffix if task.target else ".png")
+        return picture_bytes(picture, _suffix(task.target))
 
     def check(source: Path) -> None:
         if form == "tok":
@@ -78,6 +83,22 @@ def decode(
         describe=lambda data, picture: {"file_bytes": len(data), "width": picture.width, "height": picture.height},
         check=check,
         options=options,
-        longest_input=MAX_FILE_SIZE + 1,
+        notes=notes,
+        read_stdin=lambda: read_stdin(MAX_FILE_SIZE + 1),
     )
     click.get_current_context().exit(code)
+
+
+def _suffix(target: Path | None) -> str:
+    """Of the format to write; pipes and devices get PNG."""
+    is_stream = target is None or (not target.suffix and target.exists() and not target.is_file())
+    return ".png" if is_stream or target is None else target.suffix
+
+
+def _check_suffix(target: Path) -> None:
+    """Raises UsageError for a format that cannot be written, before anything is decoded for it."""
+    suffix = _suffix(target)
+    if suffix.lower() not in WRITTEN:
+        from titokc.imaging import writer
+
+        writer(suffix)

@@ -6,17 +6,29 @@ from typing import Any
 
 import click
 
-from titokc.cli.batch import SUFFIXES, BatchOptions, Naming, batch_options, form_of, plan, run
+from titokc.cli.batch import run
 from titokc.cli.info import header_fields
+from titokc.cli.options import (
+    SUFFIXES,
+    BatchOptions,
+    Colour,
+    Grid,
+    batch_options,
+    form_of,
+    inputs_argument,
+    output_option,
+)
+from titokc.cli.plan import Naming, plan
+from titokc.cli.streams import is_followed, read_picture
 from titokc.codec import DEFAULT_EFFORT
 
 
 @click.command()
-@click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=click.Path(allow_dash=True))
-@click.option("-o", "--output", metavar="OUT", type=click.Path(allow_dash=True), help="File, folder, or - (stdout).")
+@inputs_argument
+@output_option("File, folder, or - (stdout).")
 @click.option("--model", metavar="NAME|PATH", help="A known model or a model directory. [default: nano]")
 @click.option("--tokens", metavar="N", type=click.IntRange(1), help="Tokens per tile. [default: the model's most]")
-@click.option("--tiles", metavar="auto|RxC", help="Grid of tiles, rows x columns. [default: 1x1]")
+@click.option("--tiles", metavar="auto|RxC", type=Grid("auto"), help="Grid of tiles, rows x columns. [default: 1x1]")
 @click.option(
     "--target-size", metavar="BYTES", type=click.IntRange(1), help="Best grid and tokens within this many bytes."
 )
@@ -30,7 +42,9 @@ from titokc.codec import DEFAULT_EFFORT
 )
 @click.option("--bare", is_flag=True, help="The payload alone, without header and checksum.")
 @click.option("--base64", is_flag=True, help="The payload alone as base64url text.")
-@click.option("--background", metavar="COLOR", default="white", show_default=True, help="Under transparent pixels.")
+@click.option(
+    "--background", metavar="COLOR", type=Colour(), default="white", show_default=True, help="Under transparent pixels."
+)
 @batch_options
 def encode(
     inputs: tuple[str, ...],
@@ -47,15 +61,21 @@ def encode(
 ) -> None:
     """Pictures -> .tok files.
 
-    IN is a file (PNG, JPEG, WebP, TIFF, BMP, PPM, GIF, AVIF), a folder (its tree is mirrored into OUT), a quoted glob,
-    or - for standard input. Without OUT photo.jpg becomes photo.tok beside it (photo.bin with --bare, photo.txt with
-    --base64). --target-size counts the bytes of the result as written.
+    IN is a file (PNG, JPEG, WebP, TIFF, BMP, PPM, GIF, AVIF), a folder (its tree is mirrored into OUT; hidden files are
+    left out), a quoted glob, or - for standard input. Without OUT photo.jpg becomes photo.tok beside it (photo.bin with
+    --bare, photo.txt with --base64). --target-size counts the bytes of the result as written.
     """
     from titokc.imaging import READABLE_SUFFIXES
 
     form = form_of(bare, base64)
-    tasks = plan(inputs, output, Naming(READABLE_SUFFIXES, SUFFIXES[form]))
+    tasks, notes = plan(inputs, output, Naming(READABLE_SUFFIXES, SUFFIXES[form], frozenset(SUFFIXES.values())))
     codec = options.codec(model)
+
+    def read_stdin() -> bytes:
+        data = read_picture(options.limits)
+        if is_followed(data):
+            notes.append("stdin: more than one picture, only the first is encoded")
+        return data
 
     def convert(sources: list[Path | bytes]) -> Iterator[Any]:
         return codec.encode_many(
@@ -73,7 +93,9 @@ def encode(
         tasks,
         convert,
         to_bytes=lambda data, _: data,
-        describe=lambda data, _: header_fields(data, options.limits) if form == "tok" else {"file_bytes": len(data)},
+        describe=lambda data, _: header_fields(data) if form == "tok" else {"file_bytes": len(data)},
         options=options,
+        notes=notes,
+        read_stdin=read_stdin,
     )
     click.get_current_context().exit(code)

@@ -1,26 +1,33 @@
-"""`titokc info` and `titokc truncate`: what a file says, and a shorter one from it, without model or picture."""
+"""`titokc info` and `titokc truncate`: what files say, and shorter ones from them, without model or picture."""
 
 import json
-import os
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
 
-from titokc.cli.batch import is_folder, limit_options, write_result
-from titokc.container import MAX_FILE_SIZE, VERSION, Header, file_size, read_header, unpack
+from titokc.cli.options import inputs_argument, limit_options, output_option
+from titokc.cli.plan import STDOUT_NAMES, Found, Naming, Task, find, is_folder, is_taken, plan
+from titokc.cli.report import Report, printable, put, say
+from titokc.cli.streams import read_stdin, write_result
+from titokc.container import MAX_FILE_SIZE, SUFFIX, VERSION, Header, file_size, read_header, unpack
 from titokc.container import truncate as truncate_file
-from titokc.errors import OutputError, UsageError
+from titokc.errors import OutputError, TitokcError, UsageError
 from titokc.files import read_bytes
-from titokc.limits import Limits
+from titokc.limits import DEFAULT_LIMITS, Limits
+
+# No pixels are made here, so that a header may declare any number of them.
+ANY_SIZE = Limits(max_pixels=1 << 32, max_side=1 << 16, max_indices=DEFAULT_LIMITS.max_indices)
+SUFFIXES = frozenset({SUFFIX})
 
 
-def header_fields(data: bytes, limits: Limits) -> dict[str, Any]:
-    """What `titokc info --json` says of a `.tok` file; bpp counts the whole file."""
-    header = read_header(data, limits=limits)
-    return {
+def header_fields(data: bytes, partial: bool = False) -> dict[str, Any]:
+    """What `titokc info --json` says of a `.tok` file; bpp counts the whole file.
+
+    partial: of a file that was cut short, `tokens_found` are the tokens per tile that are there.
+    """
+    header = read_header(data, partial=partial, limits=replace(ANY_SIZE, max_indices=1 << 32))
+    fields = {
         "format_version": VERSION,
         "width": header.width,
         "height": header.height,
@@ -33,40 +40,61 @@ def header_fields(data: bytes, limits: Limits) -> dict[str, Any]:
         "file_bytes": len(data),
         "bpp": len(data) * 8 / (header.width * header.height),
     }
+    if partial:
+        whole = len(data) == file_size(header)
+        found = header if whole else unpack(data, partial=True, limits=replace(ANY_SIZE, max_indices=1 << 32))[0]
+        fields |= {"tokens_found": found.tokens_per_tile, "checksum_checked": whole}
+    return fields
 
 
 @click.command()
-@click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@inputs_argument
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; of several files one a line.")
 @click.option("--tokens", "show_tokens", is_flag=True, help="The token indices too, in file order.")
-@limit_options
-def info(file: str, as_json: bool, show_tokens: bool, limits: Limits) -> None:
-    """What a .tok file says about itself, after all its checks."""
-    data = _read(file)
-    fields = header_fields(data, limits)
-    if show_tokens:
-        fields["tokens"] = unpack(data, limits=limits)[1]
-    if as_json:
-        click.echo(json.dumps(fields))
-        return
-    tiles = fields["tiles"]
-    fields |= {"tiles": f"{tiles['rows']}x{tiles['columns']} (rows x columns)", "bpp": f"{fields['bpp']:.5f}"}
-    if show_tokens:
-        fields["tokens"] = " ".join(map(str, fields["tokens"]))
-    for name, value in fields.items():
-        click.echo(f"{name.replace('_', ' '):<16}{value}")
+@click.option("--partial", is_flag=True, help="Of a file that was cut short, what is there.")
+@limit_options(ANY_SIZE)
+def info(inputs: tuple[str, ...], as_json: bool, show_tokens: bool, partial: bool, limits: Limits) -> None:
+    """What .tok files say about themselves, after all their checks.
+
+    IN is a file, a folder (hidden files are left out), a quoted glob, or - for standard input.
+    """
+    notes: list[str] = []
+    found = find(inputs, SUFFIXES, notes)
+    several = len(found) > 1 or bool(found[0].inside)
+    report = Report(quiet=False, as_json=as_json)
+    for note in notes:
+        report.note(note)
+    for number, file in enumerate(found):
+        try:
+            data = _read(file)
+            read_header(data, partial=partial, limits=limits)
+            fields = header_fields(data, partial)
+            if show_tokens:
+                fields["tokens"] = unpack(data, partial=partial, limits=limits)[1]
+        except TitokcError as error:
+            row = report.fail(file.name, error)
+            if as_json and several:
+                put(json.dumps({"input": file.name, **row}))
+            continue
+        report.counts["done"] += 1
+        if as_json:
+            put(json.dumps({"input": file.name, "status": "done", **fields} if several else fields))
+        else:
+            heading = [printable(file.name)] if several else []
+            put("\n".join(["" for _ in heading if number] + heading + _lines(fields)))
+    click.get_current_context().exit(report.exit_code)
 
 
 @click.command()
-@click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
+@inputs_argument
 @click.option("--tokens", metavar="N", type=click.IntRange(1), help="Tokens per tile to keep.")
 @click.option("--target-size", metavar="BYTES", type=click.IntRange(1), help="Keep as many as fit.")
-@click.option("-o", "--output", metavar="OUT", type=click.Path(allow_dash=True), help="[default: FILE-N.tok beside it]")
+@output_option("File, folder, or - (stdout). [default: IN-N.tok beside it]")
 @click.option("--force", is_flag=True, help="Overwrite a result that exists (otherwise that is an error).")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
-@limit_options
+@limit_options(ANY_SIZE)
 def truncate(
-    file: str,
+    inputs: tuple[str, ...],
     tokens: int | None,
     target_size: int | None,
     output: str | None,
@@ -74,29 +102,55 @@ def truncate(
     quiet: bool,
     limits: Limits,
 ) -> None:
-    """A smaller .tok file from a larger one: its most important tokens, without the picture and without a model."""
+    """Smaller .tok files from larger ones: their most important tokens, without the pictures and without a model.
+
+    IN is a file, a folder (its tree is mirrored into OUT; hidden files are left out), a quoted glob, or - for standard
+    input.
+    """
     if (tokens is None) == (target_size is None):
         raise UsageError("say how short: either --tokens or --target-size")
-    data = _read(file)
-    if tokens is None:
-        tokens = _most_tokens(read_header(data, limits=limits), target_size or 0)
-    shorter = truncate_file(data, tokens, limits=limits)
-    source = Path(file)
-    name = f"{source.stem}-{tokens}{source.suffix}" if file != "-" else f"stdin-{tokens}.tok"
-    target: Path | None = source.with_name(name)
-    if output == "-" or (output is None and file == "-"):
-        target = None
-    elif output:
-        target = Path(output) / name if is_folder(output) else Path(output)
-    if target and os.path.exists(target) and not force:  # noqa: PTH110 - Path's own raises for long names
-        raise OutputError(f"{target} exists: --force overwrites it")
-    write_result(target, shorter)
-    if target and not quiet:
-        click.echo(f"{file} -> {target}: {len(data):,} -> {len(shorter):,} bytes", err=True)
+    tasks, notes = plan(inputs, output, Naming(SUFFIXES, SUFFIX, SUFFIXES))
+    named = output is not None and len(tasks) == 1 and not is_folder(output) and output not in STDOUT_NAMES
+    report = Report(quiet=quiet, as_json=False)
+    for note in notes:
+        report.note(note)
+    for task in tasks:
+        try:
+            data = _read(task)
+            count = tokens or _most_tokens(read_header(data, limits=limits), target_size or 0)
+            shorter = truncate_file(data, count, limits=limits)
+            target = task.target
+            if target and not named:
+                suffix = task.source.suffix if task.source and output is None else target.suffix
+                target = target.with_name(f"{target.stem}-{count}{suffix}")
+            if target and is_taken(target) and not force:
+                raise OutputError(f"{target} exists: --force overwrites it")
+            write_result(target, shorter, overwrite=force)
+        except TitokcError as error:
+            report.fail(task.name, error)
+            continue
+        report.counts["done"] += 1
+        if target and not quiet:
+            say(f"{printable(task.name)} -> {printable(target)}: {len(data):,} -> {len(shorter):,} bytes")
+    click.get_current_context().exit(report.exit_code)
 
 
-def _read(file: str) -> bytes:
-    return sys.stdin.buffer.read(MAX_FILE_SIZE + 1) if file == "-" else read_bytes(file, MAX_FILE_SIZE)
+def _read(file: Found | Task) -> bytes:
+    if file.problem:
+        raise file.problem
+    return read_bytes(file.source, MAX_FILE_SIZE) if file.source else read_stdin(MAX_FILE_SIZE + 1)
+
+
+def _lines(fields: dict[str, Any]) -> list[str]:
+    """For people: a field a line."""
+    shown = dict(fields)
+    shown["tiles"] = f"{fields['tiles']['rows']}x{fields['tiles']['columns']} (rows x columns)"
+    shown["bpp"] = f"{fields['bpp']:.5f}"
+    if not shown.pop("checksum_checked", True):
+        shown["tokens_found"] = f"{fields['tokens_found']} of each tile; the file was cut short, nothing checks them"
+    if "tokens" in fields:
+        shown["tokens"] = " ".join(map(str, fields["tokens"]))
+    return [f"{name.replace('_', ' '):<16}{value}" for name, value in shown.items()]
 
 
 def _most_tokens(header: Header, budget: int) -> int:

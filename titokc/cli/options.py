@@ -1,0 +1,166 @@
+"""Options that several verbs share, and the types of their values: what can be refused before any file is read is."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Any
+
+import click
+
+from titokc.codec import DEFAULT_BATCH_SIZE, Codec
+from titokc.errors import UsageError
+from titokc.limits import DEFAULT_LIMITS, Limits
+
+# The codec's forms and the suffixes of their files.
+SUFFIXES = {"tok": ".tok", "bare": ".bin", "base64": ".txt"}
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What `batch_options` collects: how the model runs, what is refused, and what is written and said."""
+
+    device: str
+    dtype: str | None
+    batch_size: int
+    threads: int | None
+    limits: Limits
+    skip_existing: bool
+    force: bool
+    as_json: bool
+    quiet: bool
+
+    def codec(self, model: str | None) -> Codec:
+        """The codec that these options ask for; nothing is loaded yet."""
+        return Codec(
+            model,
+            device=self.device,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            threads=self.threads,
+            limits=self.limits,
+        )
+
+
+class Size(click.ParamType):
+    """WIDTHxHEIGHT in pixels -> a pair."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        match = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", str(value))
+        if not match or not int(match[1]) or not int(match[2]):
+            self.fail(f"{value!r}: expected WIDTHxHEIGHT in pixels, such as 768x512", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+class Grid(click.ParamType):
+    """ROWSxCOLUMNS, or a word that the codec knows -> the same text."""
+
+    name = "RxC"
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        match = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})", str(value))
+        if value not in self.words and not (match and int(match[1]) and int(match[2])):
+            words = "".join(f" or {word}" for word in self.words)
+            self.fail(f"{value!r}: expected ROWSxCOLUMNS, such as 2x3{words}", param, ctx)
+        return str(value)
+
+
+class Colour(click.ParamType):
+    """A colour as Pillow writes it -> the same text."""
+
+    name = "colour"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value != "white":  # the default imports nothing
+            from PIL import ImageColor
+
+            try:
+                ImageColor.getrgb(str(value))
+            except ValueError:
+                self.fail(f"{value!r}: expected a colour's name, #rrggbb or rgb(r, g, b)", param, ctx)
+        return str(value)
+
+
+def inputs_argument(function: Callable[..., Any]) -> Callable[..., Any]:
+    """IN...: files, folders, globs, "-"; whether they can be read is found one by one."""
+    path = click.Path(allow_dash=True, readable=False)
+    return click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=path)(function)
+
+
+def output_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    path = click.Path(allow_dash=True, readable=False)
+    return click.option("-o", "--output", metavar="OUT", type=path, help=text)
+
+
+def batch_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every verb that runs a model over files, given to `function` as `options`, a BatchOptions."""
+    names = {field.name for field in fields(BatchOptions)}
+
+    @wraps(function)
+    def collected(**given: Any) -> Any:
+        options = BatchOptions(**{name: given.pop(name) for name in names})
+        return function(options=options, **given)
+
+    decorators: list[Callable[..., Any]] = [
+        click.option(
+            "--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["float32", "bfloat16", "float16"]),
+            help="Precision of the decoder. [default: float32, on CUDA bfloat16 or float16]",
+        ),
+        click.option(
+            "--batch-size",
+            metavar="N",
+            type=click.IntRange(1),
+            default=DEFAULT_BATCH_SIZE,
+            show_default=True,
+            help="Tiles at a time.",
+        ),
+        click.option("--threads", metavar="N", type=click.IntRange(1), help="CPU threads. [default: all cores]"),
+        limit_options(DEFAULT_LIMITS),
+        click.option("--skip-existing", is_flag=True, help="Leave out inputs whose result exists already."),
+        click.option("--force", is_flag=True, help="Overwrite results that exist (otherwise that is an error)."),
+        click.option("--json", "as_json", is_flag=True, help="One JSON object per file on stdout."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress bar, notes and summary; errors only."),
+    ]
+    decorated: Callable[..., Any] = collected
+    for decorator in reversed(decorators):
+        decorated = decorator(decorated)
+    return decorated
+
+
+def limit_options(defaults: Limits) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--max-pixels and the like, what a picture or header may declare at most, given to the verb as `limits`."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def collected(max_pixels: int, max_side: int, max_indices: int, **given: Any) -> Any:
+            return function(limits=Limits(max_pixels, max_side, max_indices), **given)
+
+        decorated: Callable[..., Any] = collected
+        for name, default, text in (
+            ("--max-indices", defaults.max_indices, "Refuse files with more tokens."),
+            ("--max-side", defaults.max_side, "The same for width and for height."),
+            ("--max-pixels", defaults.max_pixels, "Refuse pictures with more."),
+        ):
+            option = click.option(
+                name, metavar="N", type=click.IntRange(1), default=default, show_default=True, help=text
+            )
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+def form_of(bare: bool, base64: bool) -> str:
+    """The codec's name of what --bare and --base64 ask for."""
+    if bare and base64:
+        raise UsageError("--bare and --base64 are two forms of the same payload: choose one")
+    return "bare" if bare else "base64" if base64 else "tok"
