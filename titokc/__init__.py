@@ -6,27 +6,25 @@
 Nothing heavy is imported before it is used: numpy, Pillow and torch come with the first picture.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
-from titokc._version import __version__
-from titokc.errors import (
-    ContainerError,
-    InputError,
-    LimitExceededError,
-    MetricWeightsMissingError,
-    ModelError,
-    ModelMismatchError,
-    ModelNotFoundError,
-    OutputError,
-    TitokcError,
-    UsageError,
-    WeightsError,
-)
-
+# typing's would take longer to import than all of this file; type checkers know the name.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from titokc._version import __version__
     from titokc.codec import Codec, decode, encode
     from titokc.container import Header, read_header, truncate
+    from titokc.errors import (
+        ContainerError,
+        InputError,
+        LimitExceededError,
+        MetricWeightsMissingError,
+        ModelError,
+        ModelMismatchError,
+        ModelNotFoundError,
+        OutputError,
+        TitokcError,
+        UsageError,
+        WeightsError,
+    )
     from titokc.limits import DEFAULT_LIMITS, Limits
 
 _HOME = {
@@ -38,6 +36,7 @@ _HOME = {
     "DEFAULT_LIMITS": "titokc.limits",
     "read_header": "titokc.container",
     "truncate": "titokc.container",
+    "__version__": "titokc._version",
 }
 
 __all__ = [
@@ -65,6 +64,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module 'titokc' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    from importlib import import_module
+
+    return getattr(import_module(_HOME.get(name, "titokc.errors")), name)

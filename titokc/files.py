@@ -94,6 +94,12 @@ def staged(folder: str | os.PathLike[str]) -> Iterator[Path]:
         raise OutputError(f"{folder} cannot be written: {reason(error)}") from error
 
 
+def expanded(path: str) -> Path:
+    """With the user's home for "~", and with "/" for that of a user who has none: no HOME, no entry in passwd."""
+    path = os.path.expanduser(path)  # noqa: PTH111 - Path's own raises where there is no home
+    return Path(f"/{path[1:]}" if path.startswith("~") else path)
+
+
 def reason(error: OSError) -> str:
     """What the system said, without the path that the caller names anyway."""
     return error.strerror.lower() if error.strerror else str(error)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from titokc.errors import MetricWeightsMissingError
+from titokc.files import expanded
 
 
 class NetworkFile(NamedTuple):
@@ -45,7 +46,7 @@ def find_network(file: NetworkFile, folder: Path | None = None, *, download: boo
     """
     places = [folder] if folder else []
     if named := os.environ.get("TITOKC_WEIGHTS_DIR"):
-        places.append(Path(named).expanduser())
+        places.append(expanded(named))
     cache = _hub_cache()
     places.append(cache)
     for place in places:
@@ -63,8 +64,7 @@ def find_network(file: NetworkFile, folder: Path | None = None, *, download: boo
 def _hub_cache() -> Path:
     """torch.hub.get_dir()/checkpoints, without importing torch."""
     cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    torch_home = os.environ.get("TORCH_HOME") or Path(cache_home) / "torch"
-    return Path(torch_home).expanduser() / "hub" / "checkpoints"
+    return expanded(os.environ.get("TORCH_HOME") or f"{cache_home}/torch") / "hub" / "checkpoints"
 
 
 def _checked(path: Path, file: NetworkFile) -> Path:

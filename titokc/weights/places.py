@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from titokc.errors import ModelNotFoundError, UsageError, WeightsError
+from titokc.files import expanded
 from titokc.weights.known import NANO, RELEASES
 
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -144,13 +145,13 @@ def install_dir(name: str) -> Path:
 def models_dir() -> Path:
     """$TITOKC_HOME/models, else titokc/models in the platform's folder for a user's data."""
     if home := os.environ.get("TITOKC_HOME"):
-        return Path(home).expanduser() / "models"
+        return expanded(home) / "models"
     if sys.platform == "win32":
-        data = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        data = Path(os.environ.get("LOCALAPPDATA") or expanded("~/AppData/Local"))
     elif sys.platform == "darwin":
-        data = Path.home() / "Library" / "Application Support"
+        data = expanded("~/Library/Application Support")
     else:
-        data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+        data = Path(os.environ.get("XDG_DATA_HOME") or expanded("~/.local/share"))
     return data / "titokc" / "models"
 
 
@@ -158,9 +159,9 @@ def hub_cache() -> Path:
     """The Hugging Face hub's cache, as its own library finds it, which need not be installed to read from it."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if value := os.environ.get(variable):
-            return Path(value).expanduser()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(os.environ.get("HF_HOME") or cache).expanduser() / "hub"
+            return expanded(value)
+    cache = f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    return expanded(os.environ.get("HF_HOME") or cache) / "hub"
 
 
 def _embedded() -> ModelFiles:
