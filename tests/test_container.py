@@ -16,24 +16,18 @@ from titokc.container import (
     GridError,
     Header,
     MagicError,
-    PaddingError,
-    TextError,
-    TrailingDataError,
-    TruncatedError,
     UnknownModelError,
     VersionError,
+    examine,
     file_size,
-    from_text,
     pack,
-    pack_bare,
     read_header,
-    to_text,
     truncate,
     unpack,
-    unpack_bare,
 )
 from titokc.errors import ContainerError, LimitExceededError, UsageError
 from titokc.limits import Limits
+from titokc.payload import PaddingError, TrailingDataError, TruncatedError, pack_indices, to_text
 
 NANO = Header(256, 256, 1, 1, 4, 12, 1, b"\xab\xcd")
 NANO_INDICES = [0x123, 0x456, 0x789, 0xABC]
@@ -245,6 +239,20 @@ class TestCorruption:
         ):
             unpack(bytes.fromhex("f5746f6b 2c 01 1f abcd ff01 0200"))
 
+    def test_what_follows_a_file_is_named(self):
+        for rest, follows in {b"\r\n": "line ends", bytes(3): "zeros", b"\0x": "other bytes"}.items():
+            with pytest.raises(TrailingDataError, match=f"expected 17; {follows} follow it$"):
+                unpack(NANO_BYTES + rest)
+
+    @pytest.mark.parametrize("text", [to_text(NANO_BYTES), "\r\n" + to_text(NANO_BYTES), to_text(NANO_BYTES)[:9]])
+    def test_a_file_as_base64_text_is_named(self, text):
+        with pytest.raises(MagicError, match=r"^not a \.tok file: it is one as base64 text, make it a file again"):
+            unpack(text.encode())
+
+    def test_base64_text_is_named(self):
+        with pytest.raises(MagicError, match=r"it looks like base64 text, which --base64 decodes$"):
+            unpack(to_text(pack_indices(range(100, 132), 12)).encode())
+
     def test_any_bytes_like_data_will_do(self):
         assert unpack(bytearray(NANO_BYTES)) == unpack(memoryview(NANO_BYTES)) == (NANO, NANO_INDICES)
 
@@ -356,6 +364,18 @@ class TestPartial:
         with pytest.raises(TrailingDataError):
             unpack(NANO_BYTES + b"\x00", partial=True)
 
+    def test_examining_says_what_is_there_and_what_was_checked(self):
+        assert examine(NANO_BYTES) == examine(NANO_BYTES, partial=True) == (NANO, 4, True)
+        found = {length: examine(NANO_BYTES[:length], partial=True)[1:] for length in range(9, 17)}
+        no = False
+        assert found == {9: (0, no), 10: (0, no), 11: (1, no), 12: (2, no), 13: (2, no), 14: (3, no)} | {
+            15: (4, no),
+            16: (4, no),
+        }
+        assert examine(NANO_BYTES[:12], partial=True).header == NANO
+        with pytest.raises(TruncatedError):
+            examine(NANO_BYTES[:12])
+
     def test_read_header_gives_what_was_declared(self):
         assert read_header(NANO_BYTES[:12], partial=True).tokens_per_tile == 4
         assert unpack(NANO_BYTES[:12], partial=True)[0].tokens_per_tile == 2
@@ -391,50 +411,15 @@ class TestTruncate:
         with pytest.raises(UsageError, match="cannot truncate a file of titok-l-32: its 32 tokens are one code"):
             truncate(pack(header, indices(header)), 31)
 
+    def test_pictures_beyond_the_limits_of_pixels_can_be_cut(self):
+        header = replace(NANO, width=65536, height=65536)
+        assert len(truncate(pack(header, NANO_INDICES), 2)) == 18
+        with pytest.raises(LimitExceededError, match=r"4 tokens; the limit is 3 in all$"):
+            truncate(NANO_BYTES, 2, limits=Limits(max_indices=3))
+
     def test_a_corrupt_file_is_refused(self):
         with pytest.raises(ChecksumError):
             truncate(NANO_BYTES[:-1] + b"\x00", 2)
-
-
-class TestBare:
-    def test_the_payload_alone(self):
-        assert pack_bare(NANO_INDICES, 12) == bytes.fromhex("123456789abc")
-        assert unpack_bare(bytes.fromhex("123456789abc"), 12) == NANO_INDICES
-        assert len(pack_bare(range(32), 12)) == 48
-        assert unpack_bare(b"", 12) == []
-
-    def test_lengths_that_no_count_gives(self):
-        with pytest.raises(TrailingDataError):
-            unpack_bare(bytes(4), 12)
-        with pytest.raises(TruncatedError):
-            unpack_bare(bytes(4), 12, count=3)
-        with pytest.raises(TrailingDataError):
-            unpack_bare(bytes(4), 12, count=1)
-        with pytest.raises(PaddingError):
-            unpack_bare(b"\x00\x01", 12)
-
-    def test_small_indices_need_the_count(self):
-        assert unpack_bare(b"\x12\x30", 4, count=3) == [1, 2, 3]
-        with pytest.raises(UsageError, match="say how many"):
-            unpack_bare(b"\x12\x30", 4)
-
-    @pytest.mark.parametrize("bits", [0, 17])
-    def test_bits_out_of_range(self, bits):
-        with pytest.raises(UsageError):
-            pack_bare([0], bits)
-        with pytest.raises(UsageError):
-            unpack_bare(b"\x00", bits)
-
-    def test_text(self):
-        assert to_text(b"\xfb\xff\xfe\x00") == "-__-AA"
-        assert from_text("-__-AA") == b"\xfb\xff\xfe\x00"
-        assert len(to_text(bytes(48))) == 64
-        assert from_text("") == b""
-
-    @pytest.mark.parametrize("text", ["-__-AA==", "+//+AA", "-__-AB", "-__-A", "-__ -AA", "-__-AA\n", "-__-Aé", "="])
-    def test_other_spellings_of_text_are_refused(self, text):
-        with pytest.raises(TextError):
-            from_text(text)
 
 
 class TestProcess:

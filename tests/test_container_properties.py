@@ -9,9 +9,10 @@ from hypothesis import given, settings, strategies
 from hypothesis.strategies import SearchStrategy, binary, booleans, composite, integers, lists, sampled_from
 
 from titokc import container
-from titokc.container import KNOWN_MODELS, Header, pack, pack_bare, truncate, unpack, unpack_bare
+from titokc.container import KNOWN_MODELS, Header, pack, truncate, unpack
 from titokc.errors import TitokcError
 from titokc.limits import Limits
+from titokc.payload import from_text, pack_bare, to_text, unpack_bare, unpack_text
 
 ROOT = Path(__file__).parents[1]
 NO_LIMITS = Limits(1 << 32, 1 << 16, 1 << 24)
@@ -140,13 +141,29 @@ def test_packing_of_any_indices_agrees_with_an_independent_packer(bits, data):
     assert unpack_bare(packed, bits, len(indices)) == indices
 
 
+@given(integers(1, 16), strategies.data())
+def test_any_cut_of_a_payload_gives_its_whole_indices(bits, data):
+    indices = data.draw(lists(integers(0, (1 << bits) - 1), min_size=1, max_size=256))
+    packed = pack_bare(indices, bits)
+    text = to_text(packed)
+    spaces = data.draw(lists(integers(0, len(text)), max_size=8))
+    for form, unit, read in ((packed, 8, unpack_bare), (text, 6, unpack_text)):
+        length = data.draw(integers(0, len(form)))
+        whole = min(len(indices), length * unit // bits)
+        if whole:
+            assert read(form[:length], bits, len(indices), partial=True) == indices[:whole]
+    for at in sorted(spaces, reverse=True):
+        text = text[:at] + data.draw(sampled_from(["\n", "\r\n", " ", "\t"])) + text[at:]
+    assert from_text(text) == from_text(text.replace("-", "+").replace("_", "/") + "==") == packed
+
+
 def test_a_second_of_fuzzing_finds_nothing(capsys):
     fuzz.run_random(seconds=1, seed=0)
     assert "no finding" in capsys.readouterr().out
 
 
 def test_fuzzing_finds_a_rule_that_is_not_checked(monkeypatch):
-    monkeypatch.setattr(container, "_check_padding", lambda *args: None)
+    monkeypatch.setattr(container, "check_padding", lambda *args: None)
     with pytest.raises(RuntimeError, match="not the one valid encoding"):
         fuzz.run_random(seconds=20, seed=0)
 

@@ -18,15 +18,10 @@ from titokc.container import (
     MAX_FILE_SIZE,
     Header,
     file_size,
-    from_text,
     pack,
-    pack_bare,
-    to_text,
     unpack,
-    unpack_bare,
 )
 from titokc.errors import (
-    ContainerError,
     LimitExceededError,
     ModelMismatchError,
     ModelNotFoundError,
@@ -34,6 +29,7 @@ from titokc.errors import (
 )
 from titokc.files import read_bytes
 from titokc.limits import DEFAULT_LIMITS, Limits
+from titokc.payload import check_indices, pack_bare, to_text, unpack_bare, unpack_text
 from titokc.pipeline import Job, run
 
 if TYPE_CHECKING:
@@ -204,21 +200,20 @@ class Codec:
             data = source if isinstance(source, bytes) else read_bytes(source, MAX_FILE_SIZE)
             if form == "tok":
                 return unpack(data, partial=partial, limits=self.limits)
-            return data if form == "bare" else from_text(data.decode("ascii", "replace").strip())
+            return data
 
         def start(content: tuple[Header, list[int]] | bytes) -> Job:
             from titokc import imaging, tiling
 
             if isinstance(content, bytes):
-                content = self._unpack_bare(content, size, tiles, partial)
+                content = self._unpack_bare(content, form, size, tiles, partial)
             header, indices = content
             target = size or (header.width, header.height)
             imaging.check_limits(target, self.limits)
             grid = tiling.parse_grid((header.rows, header.columns), target, 0)
             boxes = tiling.boxes(target, grid)
             tokenizer = self._tokenizer_for(header)
-            if max(indices) >= tokenizer.codebook_size:
-                raise ContainerError(f"index {max(indices)}: {tokenizer.name} has {tokenizer.codebook_size} codes")
+            check_indices(indices, tokenizer.codebook_size)
             return Job(
                 (tokenizer, header.tokens_per_tile),
                 header.tiles,
@@ -282,13 +277,14 @@ class Codec:
         return _header(tokenizer, image.size, *best)
 
     def _unpack_bare(
-        self, data: bytes, size: tuple[int, int] | None, tiles: str | Grid, partial: bool
+        self, data: bytes, form: str, size: tuple[int, int] | None, tiles: str | Grid, partial: bool
     ) -> tuple[Header, list[int]]:
         from titokc import tiling
 
         tokenizer = self.tokenizer
         size = size or (tokenizer.side, tokenizer.side)
-        indices = unpack_bare(data, tokenizer.bits_per_index)
+        unpack_payload = unpack_bare if form == "bare" else unpack_text
+        indices = unpack_payload(data, tokenizer.bits_per_index, partial=partial, limits=self.limits)
         grid = tiling.parse_grid(tiles, size, tokenizer.side)
         tokens, rest = divmod(len(indices), grid[0] * grid[1])
         if rest and not partial:

@@ -1,44 +1,49 @@
 """The `.tok` container: a header and token indices <-> bytes, as formats/tok-v1.md prescribes.
 
-It knows bytes, not tensors: `titokc.codec` joins it with a model, `titokc.models` makes and reads the indices.
+It knows bytes, not tensors: `titokc.codec` joins it with a model, `titokc.models` makes and reads the indices;
+`titokc.payload` turns them into bits.
 Indices are one flat sequence in file order: token 0 of every tile (tiles row by row), token 1 of every tile, and
 so on, so that any prefix is a poorer picture of the whole image.
 """
 
-import base64
 import binascii
-import operator
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from bitarray import bitarray
-from bitarray.util import ba2int, int2ba
-
 from titokc.errors import ContainerError, LimitExceededError, UsageError
+from titokc.ids import CUSTOM_MODEL_ID, KNOWN_MODELS, MAGIC, VERSION, KnownModel
 from titokc.limits import DEFAULT_LIMITS, Limits
+from titokc.payload import (
+    MAX_BITS_PER_INDEX,
+    RESERVED_FLAGS,
+    TruncatedError,
+    check_index_bits,
+    check_length,
+    check_padding,
+    is_tok_text,
+    looks_like_base64,
+    pack_indices,
+    payload_size,
+    unpack_indices,
+)
 
-MAGIC = b"\xf5tok"
 SUFFIX = ".tok"
 MIME_TYPE = "image/x-titokc"
-VERSION = 1
 FINGERPRINT_SIZE = 2
-CUSTOM_MODEL_ID = 0
 
 FIXED_HEADER_SIZE = 9
 DEFAULT_SIDE = 256
 MAX_SIDE = 65_536
 MAX_GRID = 256
 MAX_TOKENS_PER_TILE = 256
-MAX_BITS_PER_INDEX = 16
 # Up to this length the CRC-16 finds every 1-, 2- and 3-bit error; longer files carry a CRC-32.
 SHORT_FILE_SIZE = 4_095
 # No valid file is longer: a caller that reads untrusted files can stop here.
 MAX_FILE_SIZE = FIXED_HEADER_SIZE + 7 + MAX_GRID * MAX_GRID * MAX_TOKENS_PER_TILE * MAX_BITS_PER_INDEX // 8 + 4
 
 _SIDE_BITS = (0, 8, 12, 16)
-_RESERVED_FLAGS = 0b11
 _RESERVED_CUSTOM = 0b0111_0000
 
 
@@ -70,54 +75,8 @@ class GridError(ContainerError):
     """There are more rows or columns of tiles than pixels."""
 
 
-class TruncatedError(ContainerError):
-    """The data ends before the header says it should."""
-
-
-class TrailingDataError(ContainerError):
-    """The data goes on after the header says it should end."""
-
-
 class ChecksumError(ContainerError):
     """The checksum does not match the bytes before it."""
-
-
-class PaddingError(ContainerError):
-    """The bits that fill the payload's last byte are not zero."""
-
-
-class TextError(ContainerError):
-    """The text is not unpadded base64url in its one valid form."""
-
-
-class KnownModel(NamedTuple):
-    """One row of the append-only id table (formats/ids.json is the normative copy).
-
-    min_tokens, max_tokens: the counts per tile that an encoder makes. nested: the first k tokens are a valid code
-    too. image_size: side in pixels of the square that one tile is scaled to.
-    """
-
-    id: int
-    name: str
-    bits_per_index: int
-    min_tokens: int
-    max_tokens: int
-    nested: bool
-    image_size: int
-
-
-KNOWN_MODELS: dict[int, KnownModel] = {
-    row.id: row
-    for row in (
-        KnownModel(1, "nano-1", 12, 32, 128, True, 256),
-        KnownModel(2, "titok-l-32", 12, 32, 32, False, 256),
-        KnownModel(3, "titok-b-64", 12, 64, 64, False, 256),
-        KnownModel(4, "titok-s-128", 12, 128, 128, False, 256),
-        KnownModel(5, "titok-bl-64", 13, 64, 64, False, 256),
-        KnownModel(6, "titok-bl-128", 13, 128, 128, False, 256),
-        KnownModel(7, "titok-sl-256", 13, 256, 256, False, 256),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -158,7 +117,7 @@ class Header:
 
     @property
     def payload_bytes(self) -> int:
-        return _payload_size(self.tiles * self.tokens_per_tile, self.bits_per_index)
+        return payload_size(self.tiles * self.tokens_per_tile, self.bits_per_index)
 
 
 def pack(header: Header, indices: Sequence[int]) -> bytes:
@@ -170,7 +129,7 @@ def pack(header: Header, indices: Sequence[int]) -> bytes:
         raise UsageError(
             f"{len(indices)} indices for {header.tiles} tiles of {header.tokens_per_tile} tokens: expected {expected}"
         )
-    body = _pack_header(header) + pack_bare(indices, header.bits_per_index)
+    body = _pack_header(header) + pack_indices(indices, header.bits_per_index)
     return body + _checksum(body)
 
 
@@ -178,17 +137,37 @@ def unpack(data: bytes, *, partial: bool = False, limits: Limits = DEFAULT_LIMIT
     """A whole file -> its header and its indices in file order.
 
     With `partial`, data that was cut short anywhere after its header is accepted too: the largest k such that all
-    tiles have their first k tokens is kept, and the header returned has `tokens_per_tile` = k (`read_header` says how
-    many were declared). The checksum of a cut file cannot be checked, so that its tokens may be wrong. A file that is
-    whole is checked in full all the same.
+    tiles have their first k tokens is kept, and the header returned has `tokens_per_tile` = k (`examine` says how many
+    were declared). The checksum of a cut file cannot be checked, so that its tokens may be wrong. A file that is whole
+    is checked in full all the same.
 
     Raises a ContainerError of this module for the first broken rule, LimitExceededError beyond `limits`.
     """
     header, start = _parse(data, partial=partial, limits=limits)
-    if len(data) < start + header.payload_bytes:
-        header = replace(header, tokens_per_tile=_whole_tokens(data, header, start))
+    tokens = _whole_tokens(data, header, start)
+    if not tokens:
+        needed = payload_size(header.tiles, header.bits_per_index)
+        raise TruncatedError(
+            f"no token of every tile is left: found {len(data) - start} payload bytes, needed {needed}"
+        )
+    header = replace(header, tokens_per_tile=tokens)
     payload = data[start : start + header.payload_bytes]
-    return header, _unpack_bits(payload, header.bits_per_index, header.tiles * header.tokens_per_tile)
+    return header, unpack_indices(payload, header.bits_per_index, header.tiles * tokens)
+
+
+class Examined(NamedTuple):
+    """What `examine` finds: the header as declared, how many tokens of every tile are there (0 too), and whether the
+    checksum is there and right."""
+
+    header: Header
+    tokens_found: int
+    checksum_checked: bool
+
+
+def examine(data: bytes, *, partial: bool = False, limits: Limits = DEFAULT_LIMITS) -> Examined:
+    """What a file declares and holds, after every check that `unpack` makes, without unpacking the indices."""
+    header, start = _parse(data, partial=partial, limits=limits)
+    return Examined(header, _whole_tokens(data, header, start), len(data) == file_size(header))
 
 
 def read_header(data: bytes, *, partial: bool = False, limits: Limits = DEFAULT_LIMITS) -> Header:
@@ -199,8 +178,13 @@ def read_header(data: bytes, *, partial: bool = False, limits: Limits = DEFAULT_
 def truncate(data: bytes, tokens_per_tile: int, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """The valid smaller file that keeps the first `tokens_per_tile` tokens of every tile.
 
-    Raises UsageError where there are not so many, and for models whose codes are not nested.
+    It decodes to a poorer picture of the same photograph. It is the file that the encoder would have written for so
+    many tokens if that did not search (effort 0); a search for fewer tokens finds other ones.
+
+    Of `limits` only `max_indices` counts, as no pixels are made. Raises UsageError where there are not so many tokens,
+    and for models whose codes are not nested.
     """
+    limits = replace(limits, max_pixels=MAX_SIDE * MAX_SIDE, max_side=MAX_SIDE)
     header, indices = unpack(data, limits=limits)
     if tokens_per_tile == header.tokens_per_tile:
         return data
@@ -224,75 +208,34 @@ def file_size(header: Header) -> int:
     return body + _checksum_size(body)
 
 
-def pack_bare(indices: Sequence[int], bits_per_index: int) -> bytes:
-    """The payload alone: indices, most significant bit first, one after another, zero bits up to a whole byte."""
-    _check_range("bits_per_index", bits_per_index, MAX_BITS_PER_INDEX)
-    bits = bitarray(endian="big")
-    for position, index in enumerate(indices):
-        if not 0 <= index < 1 << bits_per_index:
-            raise UsageError(f"index {index} at position {position} does not fit into {bits_per_index} bits")
-        bits.extend(int2ba(operator.index(index), bits_per_index, endian="big"))
-    return bits.tobytes()
-
-
-def unpack_bare(data: bytes, bits_per_index: int, count: int | None = None) -> list[int]:
-    """The payload alone -> its `count` indices; without a count, as many as the bytes hold.
-
-    Below 8 bits an index a length can mean several counts: then UsageError asks for the count.
-    """
-    _check_range("bits_per_index", bits_per_index, MAX_BITS_PER_INDEX)
-    if count is None:
-        count = len(data) * 8 // bits_per_index
-        if count and _payload_size(count - 1, bits_per_index) == len(data):
-            raise UsageError(
-                f"{len(data)} bytes can hold {count} or fewer indices of {bits_per_index} bits: say how many"
-            )
-    expected = _payload_size(count, bits_per_index)
-    _check_length("bare payload", len(data), expected)
-    _check_padding(data, len(data), count * bits_per_index)
-    return _unpack_bits(data, bits_per_index, count)
-
-
-def to_text(data: bytes) -> str:
-    """Bytes (a bare payload, or a whole file) -> base64url text without padding, for a URL or a QR code."""
-    return base64.urlsafe_b64encode(data).decode("ascii").rstrip("=")
-
-
-def from_text(text: str) -> bytes:
-    """What `to_text` made -> the bytes; refuses any other spelling of the same bytes."""
-    try:
-        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars="-_", validate=True)
-    except ValueError as error:
-        raise TextError(f"base64url text of {len(text)} characters: {error}") from None
-    if to_text(data) != text:
-        raise TextError(f"base64url text of {len(text)} characters: padding or unused bits in {text[-4:]!r}")
-    return data
-
-
 def _parse(data: bytes, *, partial: bool, limits: Limits) -> tuple[Header, int]:
     """Checks everything; gives the declared header and where the payload starts."""
     header, start = _parse_header(data)
     end = start + header.payload_bytes
     size = end + _checksum_size(end)
     if not (partial and len(data) < size):
-        _check_length("file", len(data), size)
+        check_length("file", data, size)
         computed = _checksum(memoryview(data)[:end])
         if data[end:] != computed:
             raise ChecksumError(f"checksum at byte {end}: found {data[end:].hex()}, expected {computed.hex()}")
     if len(data) >= end:
-        _check_padding(data, end, header.tiles * header.tokens_per_tile * header.bits_per_index)
+        check_padding(data, end, header.tiles * header.tokens_per_tile * header.bits_per_index)
     _check_limits(header, limits)
     return header, start
 
 
 def _parse_header(data: bytes) -> tuple[Header, int]:
     if data[:4] != MAGIC:
+        if is_tok_text(data):
+            raise MagicError("not a .tok file: it is one as base64 text, make it a file again (base64 -d)")
+        if looks_like_base64(data):
+            raise MagicError("not a .tok file: it looks like base64 text, which --base64 decodes")
         raise MagicError(f"not a .tok file: it starts with {data[:4].hex(' ') or 'nothing'}, expected {MAGIC.hex(' ')}")
     flags, model_id, last_token, *fingerprint = _take(data, 4, 5)
     if flags >> 5 != VERSION:
         raise VersionError(f"format version at byte 4: found {flags >> 5}, expected {VERSION}")
-    if flags & _RESERVED_FLAGS:
-        raise ReservedBitsError(f"reserved bits at byte 4: found {flags & _RESERVED_FLAGS:02b}, expected 00")
+    if flags & RESERVED_FLAGS:
+        raise ReservedBitsError(f"reserved bits at byte 4: found {flags & RESERVED_FLAGS:02b}, expected 00")
     tokens = last_token + 1
     at = FIXED_HEADER_SIZE
 
@@ -374,10 +317,6 @@ def _fewest_tokens(known: KnownModel) -> int:
     return 1 if known.nested else known.min_tokens
 
 
-def _payload_size(count: int, bits_per_index: int) -> int:
-    return (count * bits_per_index + 7) // 8
-
-
 def _checksum_size(body_size: int) -> int:
     return 2 if body_size + 2 <= SHORT_FILE_SIZE else 4
 
@@ -389,34 +328,8 @@ def _checksum(body: bytes | memoryview) -> bytes:
 
 
 def _whole_tokens(data: bytes, header: Header, start: int) -> int:
-    """The largest k such that all tiles have their first k tokens in cut data."""
-    tokens = (len(data) - start) * 8 // (header.tiles * header.bits_per_index)
-    if not tokens:
-        needed = _payload_size(header.tiles, header.bits_per_index)
-        raise TruncatedError(
-            f"no token of every tile is left: found {len(data) - start} payload bytes, needed {needed}"
-        )
-    return tokens
-
-
-def _unpack_bits(payload: bytes, bits_per_index: int, count: int) -> list[int]:
-    bits = bitarray(endian="big")
-    bits.frombytes(payload)
-    return [ba2int(bits[at : at + bits_per_index]) for at in range(0, count * bits_per_index, bits_per_index)]
-
-
-def _check_length(what: str, found: int, expected: int) -> None:
-    if found < expected:
-        raise TruncatedError(f"{what} is cut short: found {found} bytes, expected {expected}")
-    if found > expected:
-        raise TrailingDataError(f"{what} is too long: found {found} bytes, expected {expected}")
-
-
-def _check_padding(data: bytes, end: int, used_bits: int) -> None:
-    """The payload of `used_bits` bits ends before byte `end`, and its last byte is filled up with zeros."""
-    padding = -used_bits % 8
-    if padding and (found := data[end - 1] & (1 << padding) - 1):
-        raise PaddingError(f"padding bits at byte {end - 1}: found {found:0{padding}b}, expected {'0' * padding}")
+    """The largest k such that all tiles have their first k tokens in whole or cut data."""
+    return min(header.tokens_per_tile, (len(data) - start) * 8 // (header.tiles * header.bits_per_index))
 
 
 def _check_limits(header: Header, limits: Limits) -> None:
@@ -451,7 +364,7 @@ def _check_writable(header: Header) -> None:
     _check_range("rows", header.rows, min(MAX_GRID, header.height))
     _check_range("columns", header.columns, min(MAX_GRID, header.width))
     _check_range("tokens_per_tile", header.tokens_per_tile, MAX_TOKENS_PER_TILE)
-    _check_range("bits_per_index", header.bits_per_index, MAX_BITS_PER_INDEX)
+    check_index_bits(header.bits_per_index)
     if len(header.fingerprint) != FINGERPRINT_SIZE:
         raise UsageError(f"fingerprint of {len(header.fingerprint)} bytes, expected the first {FINGERPRINT_SIZE}")
     if header.model_id == CUSTOM_MODEL_ID:

@@ -11,7 +11,7 @@ import random
 import sys
 import time
 import zlib
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 try:
@@ -20,7 +20,7 @@ except ImportError:
     atheris = None
 
 with atheris.instrument_imports(include=["titokc"]) if atheris else nullcontext():
-    from titokc import container
+    from titokc import container, payload
     from titokc.errors import TitokcError
 
 VECTORS = Path(__file__).parents[2] / "formats" / "vectors"
@@ -51,16 +51,24 @@ def check_one(data: bytes) -> bool:
     except TitokcError:
         if whole:
             raise RuntimeError("a whole file is refused as a cut one") from None
-    try:
-        count = len(container.unpack_bare(data, 12))
-        if count != len(data) * 8 // 12:
-            raise RuntimeError("a bare payload of another length")
-        if container.from_text(container.to_text(data)) != data:
-            raise RuntimeError("the text form does not come back")
-        container.from_text(data.decode("latin-1"))
-    except TitokcError:
-        pass
+    check_payload(data)
     return whole is not None
+
+
+def check_payload(data: bytes) -> None:
+    text = payload.to_text(data)
+    if payload.from_text(text) != data:
+        raise RuntimeError("the text form does not come back")
+    bits = len(data) % 16 + 1
+    for form, unpack in ((data, payload.unpack_bare), (text, payload.unpack_text)):
+        with suppress(TitokcError):
+            if payload.pack_indices(unpack(form, bits), bits) != data:
+                raise RuntimeError("accepted, but not the one payload of these indices")
+        with suppress(TitokcError):
+            unpack(form, bits, partial=True)
+    for partial in (False, True):
+        with suppress(TitokcError):
+            payload.unpack_text(data, bits, partial=partial)
 
 
 def repaired(data: bytes) -> bytes:
