@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -128,20 +127,14 @@ def test_starting_from_weights_takes_over_their_model(data, tmp_path):
     assert "trains another kind of model" in wrong.output
 
 
-def test_both_stages_of_titok(data, tmp_path, monkeypatch):
-    """Stage 1 learns the codes of a VQGAN, which are computed once; stage 2 only changes what follows the quantiser."""
+def test_both_stages_of_titok(data, tmp_path):
+    """Stage 1 learns the codes of a VQGAN; stage 2 only changes what follows the quantiser."""
     torch.manual_seed(0)
     save_file(MaskGITVQGAN(32).state_dict(), tmp_path / "vqgan.safetensors")
-    stage1 = f"{TITOK} model.pixel_channels=32 phases.0.views.0.variants=1"
+    stage1 = f"{TITOK} model.pixel_channels=32"
     proxy = ("--proxy", tmp_path / "vqgan.safetensors")
     train(data, tmp_path / "one", "titok-s-128-stage1", stage1, *proxy, "--steps", 4)
-    (codes,) = (tmp_path / "cache").glob("codes-*.u16")
-    known = np.fromfile(codes, np.uint16).reshape(12, 4)
-    assert known.min() >= 1
-    assert known.max() <= 1024
-    with monkeypatch.context() as patch:
-        patch.delattr(MaskGITVQGAN, "encode")
-        train(data, tmp_path / "one", "titok-s-128-stage1", "", *proxy, "--steps", 6, "--resume")
+    train(data, tmp_path / "one", "titok-s-128-stage1", "", *proxy, "--steps", 6, "--resume")
     invoke("models", "export", tmp_path / "one", "-o", tmp_path / "model", "--last")
     given = weights.load(tmp_path / "model").state_dict()
     assert torch.equal(given["pixel_decoder.conv_in.weight"], load_file(proxy[1])["decoder.conv_in.weight"])
@@ -171,7 +164,6 @@ def test_dry_run_writes_nothing(data, tmp_path):
         ({"settings": "stepz=1"}, 2, "--set stepz: there is no such field"),
         ({"data": "nowhere"}, 1, "nowhere: no such folder or tar shard"),
         ({"data": "."}, 1, "no images in it"),
-        ({"settings": "phases.0.views.0.batch_size=13"}, 1, "a batch takes 13"),
         ({"more": ("--val", "nowhere")}, 1, "nowhere: no such folder"),
         ({"more": ("--init-from", "nowhere")}, 4, "nowhere"),
         ({"more": ("--device", "cuda:99")}, 2, "cuda:99"),

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from titokc.errors import InputError
-from titokc.train.augment import Batch, Sampler, centre_square, tone_curves, uniforms
+from titokc.train.augment import Batch, Sampler, tone_curves, uniforms
 from titokc.train.data import ImageSet, find
 from titokc.train.recipes import View
 
@@ -48,13 +48,15 @@ def folder(tmp_path):
 
 @pytest.fixture
 def images(folder, tmp_path):
-    return ImageSet(find(folder)[0], 40, tmp_path / "cache")
+    return ImageSet(find(folder).training, 40, tmp_path / "cache")
 
 
 def test_a_folder_is_searched_recursively(folder):
-    training, validation = find(folder)
+    found = find(folder)
+    training, validation = found.training, found.validation
     assert [s.name for s in training] == [f"{i}.jpg" for i in range(6)] + ["deep/7.webp", "deep/er/6.png"]
     assert validation == []
+    assert found.notes == [f"1 files in {folder} do not end like an image (.txt)"]
 
 
 def test_a_shard_folder_gives_its_shards_and_holds_out_val(tmp_path):
@@ -65,7 +67,9 @@ def test_a_shard_folder_gives_its_shards_and_holds_out_val(tmp_path):
     picture(0).save(tmp_path / "kodak" / "kodim01.png")
     (tmp_path / "val").mkdir()
     picture(1).save(tmp_path / "val" / "held-out.png")
-    training, validation = find(tmp_path)
+    found = find(tmp_path)
+    training, validation = found.training, found.validation
+    assert found.notes == [f"1 images beside the shards in {tmp_path} are left out"]
     assert [s.name for s in training] == [
         *(f"train-0.tar/000{i}.jpg" for i in range(3)),
         *(f"train-1.tar/000{i}.jpg" for i in range(2)),
@@ -74,12 +78,109 @@ def test_a_shard_folder_gives_its_shards_and_holds_out_val(tmp_path):
     assert training[1].read() == jpeg(1)
 
 
-def test_what_is_no_tar_and_no_folder_is_refused(tmp_path):
-    (tmp_path / "x.tar").write_bytes(b"not a tar" * 100)
-    with pytest.raises(InputError, match=r"x\.tar: not an uncompressed tar shard"):
+def names(sources):
+    return [source.name for source in sources]
+
+
+def test_train_and_val_folders_serve_pictures_and_shards(tmp_path):
+    for place in ("train/cat", "val/cat", "test"):
+        (tmp_path / place).mkdir(parents=True)
+        picture(0).save(tmp_path / place / "1.png")
+    found = find(tmp_path)
+    assert (names(found.training), names(found.validation)) == (["cat/1.png"], ["cat/1.png"])
+    assert found.training[0].path == tmp_path / "train" / "cat" / "1.png"
+    assert found.notes == ["1 images beside train/ and val/ are left out"]
+    write_shard(tmp_path / "train" / "s.tar", 2)
+    found = find(tmp_path)
+    assert (names(found.training), names(found.validation)) == (["s.tar/0000.jpg", "s.tar/0001.jpg"], ["cat/1.png"])
+    assert f"1 images beside the shards in {tmp_path / 'train'} are left out" in found.notes
+
+
+def test_linked_folders_are_followed_once(folder, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "one").symlink_to(folder)
+    (linked / "again").symlink_to(folder)
+    (folder / "loop").symlink_to(folder)
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "0.jpg").write_bytes(jpeg(0))
+    assert len(find(linked).training) == 8
+
+
+def test_what_can_be_read_of_damaged_shards_is_used(tmp_path):
+    write_shard(tmp_path / "a.tar", 3)
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "b.tar").write_bytes(whole[: len(whole) // 3])
+    (tmp_path / "c.tar").write_bytes(b"")
+    (tmp_path / "d.tar").write_bytes(b"not a tar" * 100)
+    found = find(tmp_path)
+    assert names(found.training) == [f"a.tar/000{i}.jpg" for i in range(3)] + ["b.tar/0000.jpg"]
+    assert [note.partition(" (")[0] for note in found.notes] == [
+        f"{tmp_path / 'b.tar'} is cut short: its 1 whole images are used",
+        f"{tmp_path / 'c.tar'} is no uncompressed tar shard",
+        f"{tmp_path / 'd.tar'} is no uncompressed tar shard",
+    ]
+
+
+def test_one_picture_of_each_sample_of_a_shard(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name in ("0.input.jpg", "0.output.jpg", "0.json", "deep/0.jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = len(jpeg(0))
+            tar.addfile(info, io.BytesIO(jpeg(0)))
+    found = find(tmp_path)
+    assert names(found.training) == ["s.tar/0.input.jpg", "s.tar/deep/0.jpg"]
+    assert found.notes[0].startswith("1 further images of the same samples")
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("0001", r"1 files in .* do not end like an image \(no suffix\)"),
+        ("s.tar.gz", "1 gzipped shards in .* are left out: unpack them with gunzip"),
+        ("deep/s.tar", "1 shards in folders inside .* are left out: give the folder they are in"),
+        ("a.eps", r"1 files in .* do not end like an image \(\.eps\)"),
+    ],
+)
+def test_where_no_image_is_found_it_says_what_there_is(tmp_path, name, complaint):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / name).write_bytes(b"something")
+    with pytest.raises(InputError, match=f"no images in it; {complaint}"):
         find(tmp_path)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         find(tmp_path / "nowhere")
+
+
+def test_pictures_are_read_as_the_codec_reads_them(tmp_path):
+    """16-bit grey, transparency over white, colour profiles; nothing that Pillow alone can open."""
+    Image.fromarray(np.full((20, 20), 32_768, np.uint16)).save(tmp_path / "grey16.png")
+    Image.new("RGBA", (20, 20), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    picture(0).save(tmp_path / "renamed.eps")
+    (tmp_path / "renamed.eps").rename(tmp_path / "eps.png")
+    images = ImageSet(find(tmp_path).training, 20, tmp_path / "cache")
+    assert images.unreadable == ["eps.png"]
+    assert {name: images.load(at).mean() for at, name in enumerate(images.names)} == {
+        "clear.png": 255,
+        "grey16.png": 128,
+    }
+
+
+def test_litter_of_a_killed_build_goes(folder, tmp_path):
+    litter = tmp_path / "cache" / ".titokc.0123abcd.part"
+    litter.mkdir(parents=True)
+    (litter / "pixels.u8").write_bytes(b"half")
+    ImageSet(find(folder).training, 40, tmp_path / "cache")
+    assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {""}
+
+
+def test_the_digest_follows_the_pictures_not_their_place(folder, images, tmp_path):
+    moved = folder.rename(tmp_path / "moved")
+    assert ImageSet(find(moved).training, 40, tmp_path / "other").contents == images.contents
+    (moved / "new.jpg").write_bytes(jpeg(9))
+    assert ImageSet(find(moved).training, 40, tmp_path / "other").contents != images.contents
 
 
 def test_images_are_decoded_to_the_short_side(images):
@@ -91,14 +192,14 @@ def test_images_are_decoded_to_the_short_side(images):
 def test_unreadable_images_are_skipped_by_name(folder, tmp_path):
     (folder / "2.jpg").write_bytes(b"\xff\xd8 nonsense")
     (folder / "3.jpg").write_bytes(jpeg(3)[:400])
-    images = ImageSet(find(folder)[0], 40, tmp_path / "cache")
+    images = ImageSet(find(folder).training, 40, tmp_path / "cache")
     assert images.unreadable == ["2.jpg", "3.jpg"]
     assert images.names == ["0.jpg", "1.jpg", "4.jpg", "5.jpg", "deep/7.webp", "deep/er/6.png"]
-    assert ImageSet(find(folder)[0], 40, tmp_path / "cache").unreadable == images.unreadable
+    assert ImageSet(find(folder).training, 40, tmp_path / "cache").unreadable == images.unreadable
 
 
 def test_too_large_a_set_is_decoded_every_time_and_is_the_same(folder, images, tmp_path):
-    direct = ImageSet(find(folder)[0], 40, tmp_path / "other", cache_bytes=1000)
+    direct = ImageSet(find(folder).training, 40, tmp_path / "other", cache_bytes=1000)
     assert not direct.cached
     assert direct.sizes.tolist() == images.sizes.tolist()
     for at in range(len(images)):
@@ -106,12 +207,12 @@ def test_too_large_a_set_is_decoded_every_time_and_is_the_same(folder, images, t
 
 
 def test_the_cache_is_built_once_and_again_when_a_file_changes(folder, images, tmp_path):
-    (pixels,) = (tmp_path / "cache").glob("*.u8")
+    (pixels,) = (tmp_path / "cache").glob("*/pixels.u8")
     before = pixels.stat().st_mtime_ns
-    assert np.array_equal(ImageSet(find(folder)[0], 40, tmp_path / "cache").load(0), images.load(0))
+    assert np.array_equal(ImageSet(find(folder).training, 40, tmp_path / "cache").load(0), images.load(0))
     assert pixels.stat().st_mtime_ns == before
     (folder / "0.jpg").write_bytes(jpeg(77))
-    assert not np.array_equal(ImageSet(find(folder)[0], 40, tmp_path / "cache").load(0), images.load(0))
+    assert not np.array_equal(ImageSet(find(folder).training, 40, tmp_path / "cache").load(0), images.load(0))
 
 
 def test_a_sample_depends_on_seed_and_position_only(images):
@@ -129,13 +230,13 @@ def test_a_sample_depends_on_seed_and_position_only(images):
 def test_images_are_crops_through_their_curves():
     crops = torch.tensor([0, 10, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     curves = torch.arange(256).expand(1, 3, 256) / 255
-    batch = Batch(crops, curves * torch.tensor([1, 0.5, 0.25])[:, None], torch.zeros(1), torch.zeros(1))
+    batch = Batch(crops, curves * torch.tensor([1, 0.5, 0.25])[:, None], torch.zeros(1))
     assert batch.images(torch.device("cpu")).flatten().tolist() == pytest.approx([0, 5 / 255, 0.25])
 
 
 def test_every_image_is_seen_once_an_epoch(images):
     sampler = Sampler(images, View(side=32, batch_size=8), (0,))
-    epochs = [[sampler._pick(p)[0] for p in range(8 * e, 8 * e + 8)] for e in range(3)]
+    epochs = [[sampler._pick(p) for p in range(8 * e, 8 * e + 8)] for e in range(3)]
     assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
     assert epochs[0] != epochs[1]
 
@@ -146,26 +247,21 @@ def test_large_images_get_their_share(tmp_path):
     for at in range(9):
         picture(at, (16, 16)).save(data / f"{at}.png")
     picture(9, (40, 40)).save(data / "9.png")
-    sampler = Sampler(ImageSet(find(data)[0], 40, tmp_path), View(16, 4, large_share=0.25), (0,))
-    picked = [sampler._pick(p)[0] for p in range(40)]
+    sampler = Sampler(ImageSet(find(data).training, 40, tmp_path), View(16, 4, large_share=0.25), (0,))
+    picked = [sampler._pick(p) for p in range(40)]
     assert picked.count(9) == 10
 
 
-def test_too_small_a_set_is_refused(images):
-    with pytest.raises(InputError, match=r"8 training images have a short side of at least 24 .* a batch takes 9"):
-        Sampler(images, View(side=32, batch_size=9), (0,))
-    with pytest.raises(InputError, match="0 training images have a short side of at least 192 pixels"):
+def test_a_batch_may_take_more_images_than_there_are(images):
+    sampler = Sampler(images, View(side=32, batch_size=20), (0,))
+    crops = sampler.batch(0, 20).crops
+    assert sampler.usable == 8
+    assert len({crop.numpy().tobytes() for crop in crops}) == 20
+
+
+def test_too_small_images_are_refused(images):
+    with pytest.raises(InputError, match="none of the 8 training images has a short side of at least 192 pixels"):
         Sampler(images, View(side=256, batch_size=1), (0,))
-
-
-def test_variants_number_the_crops_and_repeat(images):
-    sampler = Sampler(images, View(side=32, batch_size=8, variants=2), (0,))
-    first, third = sampler.batch(0, 8), sampler.batch(16, 8)
-    assert sorted(first.numbers.tolist()) == list(range(0, 16, 2))
-    by_number = dict(zip(third.numbers.tolist(), third.images(torch.device("cpu")), strict=True))
-    for number, crop in zip(first.numbers.tolist(), first.images(torch.device("cpu")), strict=True):
-        assert torch.equal(by_number[number], crop)
-    assert sorted(sampler.batch(8, 8).numbers.tolist()) == list(range(1, 16, 2))
 
 
 def test_draws_are_spread_evenly(images):
@@ -190,10 +286,3 @@ def test_tone_curves():
     assert same == pytest.approx(np.tile(np.arange(256) / 255, (3, 1)), abs=1e-6)
     assert brighter[:, 0].tolist() == pytest.approx([0.1] * 3)
     assert warmer[:, 100].tolist() == pytest.approx([100 / 255 + 0.1, 100 / 255, 100 / 255 - 0.1])
-
-
-def test_centre_square():
-    pixels = np.zeros((4, 8, 3), np.uint8)
-    pixels[:, 2:6] = 200
-    assert (centre_square(pixels, 4) == 200).all()
-    assert centre_square(pixels, 2).shape == (2, 2, 3)

@@ -63,18 +63,20 @@ def read(
     *,
     background: Background = "white",
     limits: Limits = DEFAULT_LIMITS,
+    at_least: int | None = None,
 ) -> Image.Image:
     """A PNG, JPEG, WebP, TIFF, BMP, PPM, GIF or AVIF file -> an RGB picture, as `to_rgb` gives it (its first frame).
 
+    at_least: JPEGs may come at a half, a quarter or an eighth of their size, if no side gets shorter than that.
     Raises InputError for what cannot be decoded, LimitExceededError for more pixels than `limits` before decoding.
     """
     if isinstance(source, bytes):
         source = io.BytesIO(source)
     if not isinstance(source, (str, os.PathLike)):
-        return _decode(source, background, limits)
+        return _decode(source, background, limits, at_least)
     try:
         with Path(source).open("rb") as stream:
-            return _decode(stream, background, limits)
+            return _decode(stream, background, limits, at_least)
     except OSError as error:
         raise InputError(f"cannot be read: {reason(error)}") from error
 
@@ -146,7 +148,7 @@ def check_limits(size: tuple[int, int], limits: Limits) -> None:
         raise LimitExceededError(f"{width}x{height}: the limit is {limits.max_side} pixels a side", "max_side")
 
 
-def _decode(stream: BinaryIO, background: Background, limits: Limits) -> Image.Image:
+def _decode(stream: BinaryIO, background: Background, limits: Limits, at_least: int | None) -> Image.Image:
     try:
         with _pillows_cap_off():
             image = Image.open(stream, formats=READABLE_FORMATS)
@@ -155,6 +157,9 @@ def _decode(stream: BinaryIO, background: Background, limits: Limits) -> Image.I
     except DECODER_ERRORS as error:
         raise InputError(f"not a readable picture: {_one_line(error)}") from error
     with image:
+        if at_least:
+            check_limits(image.size, limits)
+            image.draft(None, (at_least, at_least))
         return to_rgb(image, background=background, limits=limits)
 
 

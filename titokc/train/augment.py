@@ -22,13 +22,11 @@ GOLDEN = (5**0.5 - 1) / 2
 
 class Batch(NamedTuple):
     """crops: RGB uint8 [B, 3, S, S]. curves: float32 [B, 3, 256] in [0, 1], what each of their values becomes. draws:
-    float64 [B], evenly spread over [0, 1), for token counts. numbers: int64 [B], which of all crops of a view with
-    `variants` each one is (else 0)."""
+    float64 [B], evenly spread over [0, 1), for token counts."""
 
     crops: Tensor
     curves: Tensor
     draws: Tensor
-    numbers: Tensor
 
     def images(self, device: torch.device) -> Tensor:
         """RGB float32 [B, 3, S, S] in [0, 1], made on the device: a quarter of the bytes travels."""
@@ -44,28 +42,30 @@ class Batch(NamedTuple):
 class Sampler:
     """The samples of one view: image order, crops and colour changes.
 
-    Each pool (large images, the others) is walked in a new random order every epoch. seed: the run's and the phase's.
+    Each pool (large images, the others) is walked in a new random order every epoch; where there are fewer images than
+    a batch takes, a batch has several crops of each. usable: images large enough. seed: the run's and the phase's.
     """
 
     def __init__(self, images: ImageSet, view: View, seed: tuple[int, ...]) -> None:
         short = images.sizes.min(1)
         usable = short >= view.min_source * view.side
-        if (count := int(usable.sum())) < view.batch_size:
+        self.usable = int(usable.sum())
+        if not self.usable:
             need = math.ceil(view.min_source * view.side)
             raise InputError(
-                f"{count} training images have a short side of at least {need} pixels, for crops of {view.side}; "
-                f"a batch takes {view.batch_size}: add images, or --set phases.N.views.N.batch_size"
+                f"none of the {len(images)} training images has a short side of at least {need} pixels, "
+                f"for crops of {view.side}"
             )
         large = np.flatnonzero(usable & (short >= 2 * view.side))
         small = np.flatnonzero(usable & (short < 2 * view.side))
-        natural = len(large) / count
+        natural = len(large) / self.usable
         self._large_share = view.large_share if view.large_share >= 0 and 0 < natural < 1 else natural
         self._pools = (small, large)
         self._orders: dict[tuple[int, int], np.ndarray] = {}
         self.images, self.view, self._seed = images, view, seed
 
-    def _pick(self, position: int) -> tuple[int, int]:
-        """Image and epoch of sample `position`: the pools alternate evenly, each in its own shuffled epochs."""
+    def _pick(self, position: int) -> int:
+        """The image of sample `position`: the pools alternate evenly, each in its own shuffled epochs."""
         before = int(position * self._large_share)
         from_large = int((position + 1) * self._large_share) > before
         pool = self._pools[from_large]
@@ -75,24 +75,20 @@ class Sampler:
         if order is None:
             order = np.random.default_rng([*self._seed, 1, *key]).permutation(len(pool))
             self._orders = {k: v for k, v in self._orders.items() if k[0] != key[0]} | {key: order}
-        return int(pool[order[at]]), epoch
+        return int(pool[order[at]])
 
     def batch(self, position: int, count: int) -> Batch:
         """Samples position .. position + count - 1."""
-        side, variants = self.view.side, self.view.variants
-        picked = [self._pick(position + i) for i in range(count)]
+        side = self.view.side
         positions = np.arange(position, position + count)
-        crop_of = [image * variants + epoch % variants if variants else 0 for image, epoch in picked]
-        numbers = np.array(crop_of, np.int64)
-        draws = uniforms((*self._seed, 3), numbers, 10) if variants else uniforms((*self._seed, 2), positions, 10)
+        draws = uniforms((*self._seed, 2), positions, 10)
         crops = np.empty((count, side, side, 3), np.uint8)
-        for at, (image, _) in enumerate(picked):
-            crops[at] = self._crop(self.images.load(image), *draws[at, 5:])
+        for at in range(count):
+            crops[at] = self._crop(self.images.load(self._pick(position + at)), *draws[at, 5:])
         parts = (
             crops.transpose(0, 3, 1, 2),
             tone_curves((2 * draws[:, :5] - 1) * self.view.jitter),
             positions * GOLDEN % 1,
-            numbers,
         )
         return Batch(*(torch.from_numpy(part) for part in parts))
 
@@ -138,15 +134,3 @@ def tone_curves(changes: np.ndarray) -> np.ndarray:
     curve = 0.5 + (curve - 0.5) * np.exp(contrast) + brightness / 2
     tint = np.stack([warm - green / 2, green, -warm - green / 2], axis=1) / 4
     return np.clip(curve[:, None] + tint, 0, 1).astype(np.float32)
-
-
-def centre_square(pixels: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> [side, side, 3]: the centre square, resized with Lanczos; what validation looks at."""
-    height, width = pixels.shape[:2]
-    size = min(height, width)
-    top, left = (height - size) // 2, (width - size) // 2
-    square = pixels[top : top + size, left : left + size]
-    if size == side:
-        return square
-    image = Image.fromarray(np.ascontiguousarray(square))
-    return np.asarray(image.resize((side, side), Image.Resampling.LANCZOS))

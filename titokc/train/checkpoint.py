@@ -52,17 +52,17 @@ def save(run: Path, step: int, parts: Parts, state: dict[str, Any], keep: set[in
 
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Holds the run folder, which is made if need be; UsageError while another process trains in it."""
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / "lock").open("w") as file:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Holds a folder, which is made if need be; while another process does, a UsageError, or with `wait` patience."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
         with suppress(ImportError):  # Windows has no fcntl; there nothing stops a second process
             import fcntl
 
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise UsageError(f"{run}: another process is training in this folder") from error
+                raise UsageError(f"{folder}: another process is training in this folder") from error
         yield
 
 

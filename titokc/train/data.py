@@ -1,27 +1,32 @@
 """Training images from a folder or WebDataset tar shards, decoded once into a memory-mapped cache.
 
-`titokc.train.augment` cuts the crops out of what `ImageSet.load` returns. Which image feeds which sample is a pure
-function of the seed and the sample's position, so a run resumes exactly and no order is lost to worker processes.
+`titokc.imaging` reads the files, `titokc.train.augment` cuts the crops out of what `ImageSet.load` returns. Which image
+feeds which sample is a pure function of the seed and the sample's position, so no order is lost to worker processes.
 """
 
 import hashlib
-import io
 import itertools
 import json
 import os
+import shutil
 import tarfile
-from collections.abc import Callable, Iterable
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from titokc.errors import InputError
-from titokc.imaging import DECODER_ERRORS
+from titokc import imaging
+from titokc.errors import InputError, TitokcError
+from titokc.files import LITTER, reason, staged
+from titokc.train.checkpoint import locked
 
-SUFFIXES = frozenset(Image.registered_extensions()) - {".pdf", ".mpg", ".mpeg", ".tok", ".hdf", ".h5"}
+# Of what decoding makes of a file: caches of another version are not used.
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -39,58 +44,127 @@ class Source:
             return file.read(self.size)
 
 
-def find(data: Path) -> tuple[list[Source], list[Source]]:
-    """(training, validation) images of a folder or a tar shard, sorted by name.
+@dataclass(frozen=True)
+class Found:
+    """training, validation: the images, sorted by name. notes: what else there is and why it is not among them."""
 
-    A folder that holds .tar shards is a shard folder: its shards are read, `val*` shards and a folder `val` being for
-    validation, and other loose images are not. Any other folder is searched recursively and holds no validation set.
+    training: list[Source]
+    validation: list[Source]
+    notes: list[str]
+
+
+def find(data: Path) -> Found:
+    """The images of a folder or of one tar shard; InputError where there are none.
+
+    In a folder, `val/` is for validation, and for training `train/` where there is one, else everything else. A folder
+    that has .tar shards in it (also as `train/` or `val/`) gives these alone, those named val* for validation; any
+    other is searched with all its folders, linked ones too, without hidden ones.
     """
+    notes: list[str] = []
     if data.is_file():
-        return _shard(data), []
-    if not data.is_dir():
+        found = Found(_shard(data, notes), [], notes)
+    elif data.is_dir():
+        val, train = data / "val", data / "train"
+        root = train if train.is_dir() else data
+        training, validation = _folder(root, notes, without=val)
+        if val.is_dir():
+            validation += [source for part in _folder(val, notes) for source in part]
+        if root != data and (beside := sum(map(_is_image, _files(data, {train, val})))):
+            notes.append(f"{beside} images beside train/ and val/ are left out")
+        found = Found(training, validation, notes)
+    else:
         raise InputError(f"{data}: no such folder or tar shard")
-    shards = sorted(data.glob("*.tar"))
+    if not found.training:
+        raise InputError("; ".join([f"{data}: no images in it", *notes]))
+    return found
+
+
+def _folder(folder: Path, notes: list[str], without: Path | None = None) -> tuple[list[Source], list[Source]]:
+    """(training, validation) images of one folder, itself searched without the folder `without`."""
+    files = sorted(_files(folder, {without}))
+    images = [path for path in files if _is_image(path)]
+    shards = [path for path in files if path.suffix == ".tar" and path.parent == folder]
+    if gzipped := sum(path.name.endswith((".tar.gz", ".tgz")) for path in files):
+        notes.append(f"{gzipped} gzipped shards in {folder} are left out: unpack them with gunzip")
+    other = Counter(path.suffix for path in files if path not in {*images, *shards})
+    for suffix in (".tar", ".gz", ".tgz"):
+        if suffix == ".tar" and other[suffix]:
+            notes.append(f"{other[suffix]} shards in folders inside {folder} are left out: give the folder they are in")
+        del other[suffix]
+    if other:
+        kinds = ", ".join(suffix or "no suffix" for suffix, _ in other.most_common(5))
+        notes.append(f"{other.total()} files in {folder} do not end like an image ({kinds})")
     if shards:
-        train = [source for shard in shards if not shard.name.startswith("val") for source in _shard(shard)]
-        held_out = [source for shard in shards if shard.name.startswith("val") for source in _shard(shard)]
-        return train, held_out + (find(data / "val")[0] if (data / "val").is_dir() else [])
-    files = sorted(p for p in data.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return [Source(p, str(p.relative_to(data)), 0, p.stat().st_size) for p in files], []
+        if images:
+            notes.append(f"{len(images)} images beside the shards in {folder} are left out")
+        by_use = {use: [s for s in shards if s.name.startswith("val") is use] for use in (False, True)}
+        return tuple([s for shard in by_use[use] for s in _shard(shard, notes)] for use in (False, True))  # type: ignore[return-value]
+    return [Source(path, str(path.relative_to(folder)), 0, path.stat().st_size) for path in images], []
 
 
-def _shard(path: Path) -> list[Source]:
+def _files(folder: Path, without: set[Path | None]) -> Iterator[Path]:
+    """All regular files below a folder. Links are followed, but into no folder twice; hidden names are left out."""
+    been: set[str] = set()
+    for top, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(top)
+        if real in been or Path(top) in without:
+            folders.clear()
+            continue
+        been.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(top, name) for name in names if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in imaging.READABLE_SUFFIXES
+
+
+def _shard(path: Path, notes: list[str]) -> list[Source]:
+    """The images of a tar shard, one of each sample: what has the same name up to its first dot (WebDataset's rule)."""
+    sources: dict[tuple[Path, str], Source] = {}
+    more = 0
     try:
+        length = path.stat().st_size
         with tarfile.open(path, "r:") as tar:
-            return [
-                Source(path, f"{path.name}/{member.name}", member.offset_data, member.size)
-                for member in tar
-                if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES
-            ]
-    except tarfile.TarError as error:
-        raise InputError(f"{path}: not an uncompressed tar shard ({error})") from error
+            for member in tar:
+                name = Path(member.name)
+                if not member.isfile() or not _is_image(name) or name.name.startswith("."):
+                    continue
+                if member.offset_data + member.size > length:
+                    raise tarfile.ReadError("unexpected end of data")
+                key = (name.parent, name.name.partition(".")[0])
+                more += key in sources
+                sources.setdefault(key, Source(path, f"{path.name}/{name}", member.offset_data, member.size))
+    except (tarfile.TarError, OSError) as error:
+        detail = reason(error) if isinstance(error, OSError) else str(error)
+        whole = f"is cut short: its {len(sources)} whole images are used" if sources else "is no uncompressed tar shard"
+        notes.append(f"{path} {whole} ({detail})")
+    if more:
+        notes.append(f"{more} further images of the same samples in {path} are left out (names up to the first dot)")
+    return list(sources.values())
 
 
-def decode(source: Source, max_side: int) -> np.ndarray | None:
+def decode(data: bytes, max_side: int) -> np.ndarray | None:
     """uint8 RGB [H, W, 3] with a short side of at most `max_side` pixels, or None if it cannot be read."""
     try:
-        with Image.open(io.BytesIO(source.read())) as image:
-            image.draft("RGB", (max_side, max_side))
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (*DECODER_ERRORS, Image.DecompressionBombError):
+        picture = imaging.read(data, at_least=max_side)
+    except TitokcError:
         return None
-    short = min(upright.size)
+    short = min(picture.size)
     if short > max_side:
         scale = max_side / short
-        size = (max(max_side, round(upright.width * scale)), max(max_side, round(upright.height * scale)))
-        upright = upright.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return np.asarray(upright)
+        size = (max(max_side, round(picture.width * scale)), max(max_side, round(picture.height * scale)))
+        picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return np.asarray(picture)
 
 
 class ImageSet:
     """Images as uint8 arrays [H, W, 3]; `sizes` [N, 2] holds (H, W), `names` and `unreadable` their names.
 
     Decoded once into `folder` as one flat memory-mapped file when that takes at most `cache_bytes`; else decoded each
-    time they are loaded. The file is named by `digest`, which covers the sources, so runs may share a folder.
+    time they are loaded. The cache is named by where the sources lie, so runs may share a folder.
+    contents: a digest of the encoded images in their order, wherever they lie.
     """
 
     def __init__(
@@ -105,21 +179,24 @@ class ImageSet:
         self._max_side = max_side
         files = {path: (str(path.resolve()), path.stat().st_mtime_ns) for path in {s.path for s in sources}}
         places = [(files[s.path], s.offset, s.size) for s in sources]
-        self.digest = hashlib.sha256(repr((max_side, places)).encode()).hexdigest()[:16]
-        stem = folder / self.digest
-        index_path, pixels_path = stem.with_suffix(".json"), stem.with_suffix(".u8")
-        if not index_path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._build(sources, index_path, pixels_path, cache_bytes, threads, progress)
-        index = json.loads(index_path.read_text())
-        good = [s for s, size in zip(sources, index["sizes"], strict=True) if size]
+        cache = folder / hashlib.sha256(repr((_VERSION, max_side, places)).encode()).hexdigest()[:16]
+        if not cache.exists():
+            with locked(folder, wait=True):
+                for litter in folder.glob(LITTER):  # of builds that were killed
+                    shutil.rmtree(litter)
+                if not cache.exists():
+                    self._build(sources, cache, cache_bytes, threads, progress)
+        index = json.loads((cache / "index.json").read_text())
+        good = [(s, size) for s, size in zip(sources, index["sizes"], strict=True) if size]
         self.unreadable = [s.name for s, size in zip(sources, index["sizes"], strict=True) if not size]
-        self.names = [s.name for s in good]
-        self.sizes = np.array([size for size in index["sizes"] if size], dtype=np.int64).reshape(-1, 2)
-        self._sources = good
+        self.names = [s.name for s, _ in good]
+        self.sizes = np.array([size for _, size in good], dtype=np.int64).reshape(-1, 2)
+        self.contents = index["contents"]
+        self._sources = [s for s, _ in good]
         self._starts = np.concatenate([[0], np.cumsum(self.sizes.prod(1) * 3)])
-        self.cached = bool(index["cached"])
-        self._pixels = np.asarray(np.memmap(pixels_path, np.uint8, "r")) if self.cached and len(good) else None
+        pixels = cache / "pixels.u8"
+        self.cached = pixels.exists()
+        self._pixels = np.asarray(np.memmap(pixels, np.uint8, "r")) if self.cached and len(good) else None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -129,7 +206,10 @@ class ImageSet:
         height, width = self.sizes[at]
         if self._pixels is not None:
             return self._pixels[self._starts[at] : self._starts[at + 1]].reshape(height, width, 3)
-        pixels = decode(self._sources[at], self._max_side)
+        try:
+            pixels = decode(self._sources[at].read(), self._max_side)
+        except OSError:
+            pixels = None
         if pixels is None:
             raise InputError(f"{self.names[at]}: has become unreadable during the training")
         return pixels
@@ -137,31 +217,38 @@ class ImageSet:
     def _build(
         self,
         sources: list[Source],
-        index_path: Path,
-        pixels_path: Path,
+        cache: Path,
         cache_bytes: float,
         threads: int,
         progress: Callable[[list[Source]], Iterable[Source]],
     ) -> None:
-        """Writes the pixels and then, as the sign that they are complete, the index."""
+        """Makes the folder `cache`: index.json, and pixels.u8 if they are not too many."""
+
+        def read(source: Source) -> tuple[int, np.ndarray | None]:
+            try:
+                data = source.read()
+            except OSError:
+                return 0, None
+            return zlib.crc32(data), decode(data, self._max_side)
+
         sizes: list[list[int]] = []
-        total, part = 0, pixels_path.with_suffix(f".part{os.getpid()}")
+        total, contents = 0, hashlib.sha256()
         chunk = 64 * threads
-        with ThreadPoolExecutor(threads) as pool, part.open("wb") as file:
-            shown = iter(progress(sources))
-            while batch := list(itertools.islice(shown, chunk)):
-                for pixels in pool.map(lambda s: decode(s, self._max_side), batch):
-                    sizes.append([] if pixels is None else list(pixels.shape[:2]))
-                    if pixels is None:
-                        continue
-                    total += pixels.nbytes
-                    if total <= cache_bytes:
-                        file.write(pixels.tobytes())
-        cached = total <= cache_bytes
-        if cached:
-            part.replace(pixels_path)
-        else:
-            part.unlink()
-        written = index_path.with_suffix(f".part{os.getpid()}")
-        written.write_text(json.dumps({"cached": cached, "sizes": sizes}))
-        written.replace(index_path)
+        with staged(cache) as part:
+            with ThreadPoolExecutor(threads) as pool, (part / "pixels.u8").open("wb") as file:
+                shown = iter(progress(sources))
+                while batch := list(itertools.islice(shown, chunk)):
+                    for checksum, pixels in pool.map(read, batch):
+                        contents.update(checksum.to_bytes(4, "big"))
+                        sizes.append([] if pixels is None else list(pixels.shape[:2]))
+                        if pixels is None:
+                            continue
+                        total += pixels.nbytes
+                        if total <= cache_bytes:
+                            file.write(pixels.tobytes())
+                        elif file.tell():
+                            file.seek(0)
+                            file.truncate()
+            if total > cache_bytes:
+                (part / "pixels.u8").unlink()
+            (part / "index.json").write_text(json.dumps({"sizes": sizes, "contents": contents.hexdigest()[:16]}))

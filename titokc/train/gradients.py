@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from titokc.models.interface import Reconstruction, Tokenizer
+from titokc.models.titok.pixel_decoder import MaskGITVQGAN
 from titokc.models.titok.tokenizer import ProxyPrediction
 from titokc.train import losses
 from titokc.train.augment import Batch
 from titokc.train.discriminator import Adversary
 from titokc.train.distributed import Group
-from titokc.train.proxy import ProxyCodes
 from titokc.train.recipes import Phase
 from titokc.train.validate import token_counts
 
@@ -68,7 +68,7 @@ class Gradients:
         criterion: losses.Criterion,
         group: Group,
         *,
-        codes: ProxyCodes | None = None,
+        codes: MaskGITVQGAN | None = None,
         adversary: Adversary | None = None,
         micro_batch: int = 0,
         token_drop_step: int = 1,
@@ -102,7 +102,7 @@ class Gradients:
             for turn in range(passes):
                 last = rows.stop == len(images) and turn == passes - 1
                 with nullcontext() if last else self.group.apart(self._pass):
-                    made, terms = self._pass_once(phase, part, batch.numbers[rows], kept, latents, with_gan, share)
+                    made, terms = self._pass_once(phase, part, kept, latents, with_gan, share)
                 tally.losses(terms, share)
                 if not isinstance(made, Reconstruction):
                     continue
@@ -117,7 +117,6 @@ class Gradients:
         self,
         phase: Phase,
         images: Tensor,
-        numbers: Tensor,
         kept: Tensor | None,
         latents: Tensor | None,
         with_gan: bool,
@@ -131,7 +130,7 @@ class Gradients:
                 terms = self.criterion.pixels(phase.losses, made.images, images, made.quantizer_loss)
             else:
                 assert self._codes is not None
-                codes = self._codes(images, numbers)
+                codes = self._codes.encode(images)
                 terms = self.criterion.codes(phase.losses, made.logits, codes, made.quantizer_loss)
             if with_gan and self._adversary is not None:
                 terms["gan"] = phase.losses.gan * self._adversary.generator_term(made.images)

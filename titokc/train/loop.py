@@ -26,6 +26,7 @@ from tqdm import tqdm
 from titokc.errors import TitokcError, UsageError, WeightsError
 from titokc.models.interface import Tokenizer
 from titokc.models.quantizers import CodebookRevival
+from titokc.models.titok.pixel_decoder import MaskGITVQGAN
 from titokc.train import checkpoint, losses, optim
 from titokc.train.augment import Batch, Sampler
 from titokc.train.data import ImageSet
@@ -33,7 +34,6 @@ from titokc.train.discriminator import Adversary
 from titokc.train.distributed import Group
 from titokc.train.gradients import Gradients
 from titokc.train.log import RunLog
-from titokc.train.proxy import ProxyCodes
 from titokc.train.recipes import Phase, Recipe, check
 from titokc.train.state import State, phase_at, phase_progress, rate_factor
 from titokc.train.validate import pictures, token_counts, validate
@@ -51,7 +51,7 @@ class Trainer:
     """Trains `tokenizer` in place by `recipe` on `images`; checkpoints and averages go to the folder `run`.
 
     validation: images that `images` does not hold, or None. initialised: the weights come from elsewhere, and the
-    tokenizer's own data-dependent initialisation is left out. codes: the proxy codes that stage 1 needs. log: None is
+    tokenizer's own data-dependent initialisation is left out. codes: whose proxy codes stage 1 learns. log: None is
     silent. autocast: the type of the forward pass, torch.float32 for none. workers: threads that make the next batch.
     """
 
@@ -64,7 +64,7 @@ class Trainer:
         *,
         validation: ImageSet | None = None,
         initialised: bool = False,
-        codes: ProxyCodes | None = None,
+        codes: MaskGITVQGAN | None = None,
         log: RunLog | None = None,
         group: Group | None = None,
         autocast: torch.dtype = torch.float32,

@@ -1,10 +1,6 @@
-"""The targets of stage 1: the codes that MaskGIT's VQGAN gives the same crops, kept once they have been computed."""
+"""The targets of stage 1: the codes that MaskGIT's VQGAN gives the same crops."""
 
 from pathlib import Path
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from titokc.errors import WeightsError
 from titokc.models.interface import Tokenizer
@@ -30,32 +26,3 @@ def give_pixel_decoder(tokenizer: Tokenizer, vqgan: MaskGITVQGAN) -> None:
     for ours, theirs in ((tokenizer.pixel_quantize, vqgan.quantize), (tokenizer.pixel_decoder, vqgan.decoder)):
         check_fit(ours.state_dict(), theirs.state_dict(), Path("--proxy"))
         ours.load_state_dict(theirs.state_dict())
-
-
-class ProxyCodes:
-    """Crops -> codes int64 [B, P]. With a cache file, each numbered crop meets the VQGAN once in all epochs and runs.
-
-    cache: a file of 16-bit numbers, `crops` rows of P codes + 1, 0 where nothing is known yet. Processes may share it.
-    """
-
-    def __init__(self, vqgan: MaskGITVQGAN, cache: Path | None = None, crops: int = 0, patches: int = 256) -> None:
-        self._vqgan = vqgan
-        self._known: np.memmap | None = None
-        if cache is not None and crops:
-            if not cache.exists():
-                cache.parent.mkdir(parents=True, exist_ok=True)
-                with cache.open("ab") as file:
-                    file.truncate(crops * patches * 2)
-            self._known = np.memmap(cache, np.uint16, "r+", shape=(crops, patches))
-
-    def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
-        """RGB [B, 3, S, S] in [0, 1] and the crops' numbers int64 [B] -> codes [B, P] on the images' device."""
-        if self._known is None:
-            return self._vqgan.encode(images)
-        rows = np.asarray(self._known[numbers.numpy()], np.int64)
-        missing = np.flatnonzero(rows[:, 0] == 0)
-        if len(missing):
-            found = self._vqgan.encode(images[torch.from_numpy(missing).to(images.device)])
-            rows[missing] = found.cpu().numpy() + 1
-            self._known[numbers.numpy()[missing]] = rows[missing]
-        return torch.from_numpy(rows - 1).to(images.device)

@@ -23,7 +23,6 @@ class View:
     least twice `side` (negative: in proportion to their number). min_scale: smallest part of an image's largest
     square that a crop covers, by side length, where the image is larger than the crop; images smaller than
     `min_source` x `side` are left out. jitter: strength of the brightness, contrast, gamma and colour changes.
-    variants: number of different crops of an image, whose proxy codes can then be cached (0: always new ones).
     """
 
     side: int
@@ -33,11 +32,10 @@ class View:
     min_scale: float = 0.5
     min_source: float = 0.75
     jitter: float = 0.1
-    variants: int = 0
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "side", "batch_size")
-        _at_least(self, 0, "share", "min_source", "jitter", "variants")
+        _at_least(self, 0, "share", "min_source", "jitter")
         if not 0 < self.min_scale <= 1:
             raise ValueError(f"min_scale is {self.min_scale}, expected more than 0, at most 1")
 

@@ -1,6 +1,5 @@
 """From the options of `titokc train` to a running `titokc.train.loop.Trainer`: recipe, data, tokenizer, device."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ from titokc.train.distributed import Group, local_device
 from titokc.train.estimate import estimate
 from titokc.train.log import RunLog
 from titokc.train.loop import Trainer
-from titokc.train.proxy import ProxyCodes, give_pixel_decoder, load_vqgan
+from titokc.train.proxy import give_pixel_decoder, load_vqgan
 from titokc.train.recipes import Recipe
 from titokc.weights import places
 
@@ -77,6 +76,9 @@ def start(
                 checkpoint.fill(tokenizer, initial.state_dict(), Path(init_from or ""))
             folder = cache or run / "cache"
             training, validation = image_sets(data, val, recipe, folder, cache_gib, group, log)
+            codes = None if vqgan is None else load_vqgan(vqgan).to(place)
+            if codes is not None and not begun:
+                give_pixel_decoder(tokenizer, codes)
             trainer = Trainer(
                 recipe,
                 tokenizer,
@@ -84,7 +86,7 @@ def start(
                 run,
                 validation=validation,
                 initialised=initial is not None,
-                codes=None if vqgan is None else proxy_codes(vqgan, tokenizer, training, recipe, folder, begun),
+                codes=codes,
                 log=log,
                 group=group,
                 autocast=choose_dtype(dtype, place),
@@ -147,13 +149,11 @@ def image_sets(
     data: Path, val: Path | None, recipe: Recipe, folder: Path, cache_gib: float, group: Group, log: RunLog | None
 ) -> tuple[ImageSet, ImageSet | None]:
     """(training, validation) images; without a validation set some of at least 100 images are held out, 2 % or 1000."""
-    sources, held_out = find(data)
-    if not sources:
-        raise InputError(f"{data}: no images in it")
+    found = find(data)
+    sources, held_out, notes = found.training, found.validation, found.notes
     if val is not None:
-        held_out = [source for found in find(val) for source in found]
-        if not held_out:
-            raise InputError(f"--val {val}: no images in it")
+        given = find(val)
+        held_out, notes = given.training + given.validation, notes + given.notes
     elif not held_out and len(sources) >= 100:
         step = max(50, len(sources) // 1000)
         held_out = sources[::step]
@@ -171,6 +171,8 @@ def image_sets(
     if group.first:
         group.wait()
     if log is not None:
+        for note in notes:
+            log.message(note, 0)
         for images in (training, validation):
             if bad := images.unreadable:
                 names = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
@@ -180,18 +182,3 @@ def image_sets(
     if not len(training):
         raise InputError(f"{data}: none of its {len(sources)} images can be read")
     return training, validation if len(validation) else None
-
-
-def proxy_codes(
-    vqgan: Path, tokenizer: Tokenizer, images: ImageSet, recipe: Recipe, folder: Path, begun: bool
-) -> ProxyCodes:
-    """The codes of stage 1 by the VQGAN in a file; a fresh run's tokenizer gets its pixel decoder."""
-    network = load_vqgan(vqgan).to(tokenizer.device)
-    if not begun:
-        give_pixel_decoder(tokenizer, network)
-    view = recipe.phases[0].views[0]
-    if not view.variants:
-        return ProxyCodes(network)
-    seen = (str(vqgan.resolve()), vqgan.stat().st_size, images.digest, view, recipe.seed)
-    cache = folder / f"codes-{hashlib.sha256(repr(seen).encode()).hexdigest()[:16]}.u16"
-    return ProxyCodes(network, cache, len(images) * view.variants, (view.side // 16) ** 2)

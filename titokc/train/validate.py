@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch import Tensor
 
+from titokc import imaging
 from titokc.judge.pixels import psnr, ssim
 from titokc.models.interface import Tokenizer
 from titokc.train import losses
-from titokc.train.augment import centre_square
 from titokc.train.data import ImageSet
 from titokc.train.distributed import Group
 from titokc.train.recipes import Losses
@@ -36,7 +37,8 @@ def pictures(images: ImageSet, side: int, most: int) -> Tensor:
     if len(usable) == 0:
         usable = np.arange(len(images))
     chosen = usable[np.linspace(0, len(usable) - 1, min(most, len(usable))).round().astype(int)]
-    squares = np.stack([centre_square(images.load(int(at)), side) for at in chosen])
+    loaded = (Image.fromarray(images.load(int(at))) for at in chosen)
+    squares = np.stack([np.asarray(imaging.centre_square(image, side)) for image in loaded])
     return torch.from_numpy(squares).permute(0, 3, 1, 2).contiguous()
 
 
