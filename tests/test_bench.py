@@ -447,9 +447,9 @@ def test_missing_weights_that_were_asked_for_are_exit_code_5(pictures, settings,
         "--cache",
         settings.cache,
     )
-    result = invoke(*arguments, "--metrics", "psnr,lpips", "-o", tmp_path / "out", "-q")
+    result = invoke(*arguments, "--metrics", "psnr,lpips-alex", "-o", tmp_path / "out", "-q")
     assert result.exit_code == 5
-    assert "LPIPS n/a: alexnet-owt-7be5be79.pth (233 MB)" in result.output
+    assert "LPIPS (alex) n/a: alexnet-owt-7be5be79.pth (233 MB)" in result.output
     assert (tmp_path / "out" / "report.html").exists()
 
 

@@ -408,7 +408,9 @@ class TestDoctor:
         assert {"python", "torch", "pillow", "lpips"} <= set(report["versions"])
         assert set(report["models"]) >= {"nano-1", "titok-l-32", "installed_in", "hub_cache"}
         assert report["devices"]["default"] in ("cpu", "cuda", "mps")
-        assert set(report["metric_weights"]) == {"LPIPS", "LPIPS on VGG16", "FID and KID"}
+        assert set(report["metric_weights"]) == {
+            *("LPIPS (squeeze)", "LPIPS (alex)", "LPIPS (vgg)", "FID and KID", "FID-768 (stand-in)")
+        }
         trip = report["round_trip"]
         assert (trip["model"], trip["file_bytes"], trip["fingerprint"]) == ("nano-1", 59, tiny.fingerprint.hex())
         assert 0 < trip["mean_error"] < 30

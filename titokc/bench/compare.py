@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from titokc.bench.measures import METRICS
 from titokc.bench.report import digits
 from titokc.bench.rows import Row
 from titokc.bench.statistics import paired_difference
 from titokc.bench.summary import PICTURE_METRICS
 from titokc.bench.tables import text_table
 from titokc.errors import InputError
+from titokc.judge.table import METRICS
 
 
 def compare(first: Sequence[Row], second: Sequence[Row]) -> list[dict[str, Any]]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from titokc.bench.measures import METRICS
 from titokc.bench.rows import FLOOR
 from titokc.bench.summary import MEANS, SET_METRICS, Group, curve_of
 from titokc.files import write_atomic
+from titokc.judge.table import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

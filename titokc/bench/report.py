@@ -18,13 +18,13 @@ from typing import Any
 
 from PIL import Image
 
-from titokc.bench.measures import METRICS
 from titokc.bench.plots import draw, plotted
 from titokc.bench.published import PUBLISHED
 from titokc.bench.rows import EQUAL_BYTES, FLOOR, Row
 from titokc.bench.runner import picture_path
-from titokc.bench.summary import PICTURE_METRICS, SET_METRICS, Group, notes
+from titokc.bench.summary import Group, notes
 from titokc.files import write_atomic
+from titokc.judge.table import METRICS, PICTURE_METRICS, SET_METRICS
 
 GALLERY_QUALITY = 90
 DEFAULT_GALLERY = 100
@@ -211,7 +211,7 @@ def _published_table() -> str:
         cells = [_text(each.codec), _text(each.data.name), _number(each.size_bytes, "ratio"), _number(each.bpp, "bpp")]
         cells += [_number(getattr(each, name), name, why="not given") for name in measured]
         lines.append(f"<tr>{''.join([*cells, _text(each.source)])}</tr>\n")
-    labels = [METRICS[name].label for name in measured]
+    labels = ("PSNR (dB)", "SSIM", "MS-SSIM", "LPIPS (trunk not given)", "rFID")
     return _table(["codec", "data", "bytes", "bpp", *labels, "source"], lines)
 
 

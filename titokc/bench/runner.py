@@ -22,12 +22,12 @@ from titokc.bench import images, workers
 from titokc.bench.codecs import TitokModel, open_codec
 from titokc.bench.environment import environment
 from titokc.bench.interface import Codec, Format, Placeholder, Point
-from titokc.bench.measures import DEFAULT_METRICS, Measures
 from titokc.bench.memory import peak_memory_mb
 from titokc.bench.rows import EQUAL_BYTES, FLOOR, Key, Row, Rows, key_of
 from titokc.bench.search import Cache, Found, enlarged
 from titokc.errors import InputError, TitokcError, UsageError
 from titokc.files import write_atomic
+from titokc.judge.table import USUAL, Judge, Networks
 
 DEFAULT_BUDGETS = (60, 108, 156, 204)
 
@@ -47,7 +47,7 @@ class Settings:
     codecs: tuple[str, ...]
     budgets: tuple[int, ...] = DEFAULT_BUDGETS
     crop: str = images.CENTER_SQUARE
-    metrics: tuple[str, ...] = DEFAULT_METRICS
+    metrics: tuple[str, ...] = USUAL
     limit: int | None = None
     jobs: int = 1
     restart: bool = False
@@ -69,7 +69,7 @@ def run(settings: Settings, progress: Progress = lambda *_: None) -> Outcome:
     """Measures what is not in the folder's rows yet. `progress`: called with a phase, what is done, and of how many."""
     found = images.find(settings.source, settings.limit)
     codecs = _open_all(settings)
-    measures = Measures(settings.metrics, device=settings.device, weights=settings.weights, download=settings.download)
+    measures = Judge(settings.metrics, Networks(settings.device, settings.weights, download=settings.download))
     settings.output.mkdir(parents=True, exist_ok=True)
     if settings.restart:
         for name in ("rows.jsonl", "sets.json", "environment.json"):
@@ -103,7 +103,7 @@ def _open_all(settings: Settings) -> dict[str, Codec]:
 
 class _Bench:
     def __init__(
-        self, settings: Settings, codecs: dict[str, Codec], measures: Measures, rows: Rows, pool: Executor
+        self, settings: Settings, codecs: dict[str, Codec], measures: Judge, rows: Rows, pool: Executor
     ) -> None:
         self.settings = settings
         self.codecs = codecs

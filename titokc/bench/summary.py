@@ -14,14 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from titokc.bench.measures import METRICS, set_note
 from titokc.bench.rows import EQUAL_BYTES, FLOOR, Row, Rows
 from titokc.bench.statistics import Curve, bd_quality, bd_rate, bootstrap_interval, paired_difference
 from titokc.errors import InputError
 from titokc.files import write_atomic
+from titokc.judge.table import METRICS, PICTURE_METRICS, SET_METRICS, set_note
 
-PICTURE_METRICS = tuple(name for name, metric in METRICS.items() if metric.of == "picture")
-SET_METRICS = tuple(name for name, metric in METRICS.items() if metric.of == "set")
 MEANS = ("bytes", "bpp", "ratio", *PICTURE_METRICS, "encode_ms", "decode_ms")
 
 Group = dict[str, Any]
@@ -42,7 +40,7 @@ def summarise(rows: Iterable[Row], sets: Sequence[dict[str, Any]], environment: 
     return {
         "crop": rows[0]["crop"],
         "pictures": len({row["image"] for row in rows}),
-        "metrics": {name: vars(METRICS[name]) for name in METRICS},
+        "metrics": {name: metric.described() for name, metric in METRICS.items()},
         "unavailable": environment.get("unavailable", {}),
         "peak_memory": environment.get("peak_memory", {}),
         "groups": groups,
@@ -104,7 +102,7 @@ def _groups(rows: Sequence[Row], sets: Sequence[dict[str, Any]]) -> list[Group]:
         group["notes"] = {}
         if view == EQUAL_BYTES and (entry := of_set.get((codec, budget))) and len(entry["pictures"]) == len(made):
             group["mean"] |= {name: entry[name] for name in SET_METRICS if entry.get(name) is not None}
-            notes = {name: set_note(count) for name, count in entry["vectors"].items()}
+            notes = {name: set_note(name, count) for name, count in entry["vectors"].items()}
             group["notes"] = {name: note for name, note in notes.items() if note}
         groups.append(group)
     return sorted(groups, key=lambda group: (group["view"] == FLOOR, group["budget"] or 0, group["kind"] != "model"))

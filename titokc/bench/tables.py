@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from titokc.bench.measures import METRICS
 from titokc.bench.report import HEADINGS, digits
 from titokc.bench.rows import EQUAL_BYTES
-from titokc.bench.summary import PICTURE_METRICS, SET_METRICS, Group, notes
+from titokc.bench.summary import Group, notes
+from titokc.judge.table import METRICS, PICTURE_METRICS, SET_METRICS
 
 
 def summary_text(summary: dict[str, Any]) -> str:

@@ -15,14 +15,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from titokc.bench import images
 from titokc.bench.codecs import open_codec
 from titokc.bench.interface import Format, Placeholder
-from titokc.bench.measures import Measures
 from titokc.bench.search import Cache
 from titokc.errors import InputError
+from titokc.judge.table import Judge, Networks
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -41,7 +42,7 @@ def workers(jobs: int) -> Iterator[Executor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        for kept in (_measures, _opened, _features):  # by a thread of this process: the next run may change the files
+        for kept in (_judge, _opened, _features):  # by a thread of this process: the next run may change the files
             kept.cache_clear()
         for name, value in before.items():
             if value is None:
@@ -70,29 +71,33 @@ def search(path: Path, crop: str, spec: str, budgets: Sequence[int], cache: Path
 
 def measure(metrics: tuple[str, ...], device: str, weights: Path | None, original: Path, made: Path) -> dict[str, Any]:
     """The metrics of a pair of pictures."""
-    with Image.open(made) as picture:
-        return _measures(metrics, device, weights).picture(_opened(original), picture.convert("RGB"))
+    return _judge(metrics, device, weights).picture(_opened(original), _pixels(made))
 
 
 def measure_set(
     metrics: tuple[str, ...], device: str, weights: Path | None, originals: tuple[Path, ...], made: tuple[Path, ...]
 ) -> dict[str, Any]:
     """The metrics of two sets of pictures."""
-    measures = _measures(metrics, device, weights)
-    return measures.sets(_features(measures, originals), measures.features(map(_opened, made)))
+    judge = _judge(metrics, device, weights)
+    return judge.sets(_features(judge, originals), judge.features(map(_pixels, made)))
 
 
 @lru_cache(maxsize=1)
-def _measures(metrics: tuple[str, ...], device: str, weights: Path | None) -> Measures:
-    return Measures(metrics, device=device, weights=weights)
+def _judge(metrics: tuple[str, ...], device: str, weights: Path | None) -> Judge:
+    return Judge(metrics, Networks(device, weights))
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Path) -> np.ndarray:
+    """The original, which comes up again for each picture."""
+    return _pixels(path)
+
+
+def _pixels(path: Path) -> np.ndarray:
     with Image.open(path) as picture:
-        return picture.convert("RGB")
+        return np.asarray(picture.convert("RGB"))
 
 
 @lru_cache(maxsize=1)
-def _features(measures: Measures, paths: tuple[Path, ...]) -> dict[str, Any]:
-    return measures.features(map(_opened, paths))
+def _features(judge: Judge, paths: tuple[Path, ...]) -> dict[str, Any]:
+    return judge.features(map(_pixels, paths))

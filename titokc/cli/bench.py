@@ -53,11 +53,11 @@ def bench() -> None:
 )
 @click.option("--bytes", "budgets", metavar="N,N,...", default="60,108,156,204", show_default=True, help="Budgets.")
 @click.option("--crop", type=click.Choice(CROPS), default=CROPS[0], show_default=True)
-@click.option("--metrics", metavar="A,B,...|all", help="[default: all but patch-fid, which takes long]")
+@click.option("--metrics", metavar="A,B,...|all", help="[default: all usual ones that can run here]")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many pictures.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes that search and measure. [default: one a core]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
-@click.option("--weights-dir", type=click.Path(path_type=Path), help="Where LPIPS's and Inception's weights are.")
+@click.option("--metric-weights", type=click.Path(path_type=Path), help="Where LPIPS's and Inception's weights are.")
 @click.option("--download-weights", is_flag=True, help="Download those that are missing.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Where searches are kept.")
 @click.option(
@@ -68,15 +68,15 @@ def bench() -> None:
 @click.pass_context
 def run(ctx: click.Context, source: Path, **options: Any) -> None:
     """Measure the pictures of a folder."""
-    from titokc.bench.measures import DEFAULT_METRICS, METRICS, parse_metrics
     from titokc.bench.runner import Settings, default_cache
     from titokc.bench.runner import run as measure
+    from titokc.judge.table import METRICS, USUAL, parse_metrics
 
     if not source.exists():
         raise InputError(f"{source} is not there")
     output = options["output"] or Path(f"bench-{source.resolve().stem}")
     codecs, absent = _codecs(options["codecs"])
-    metrics = parse_metrics(options["metrics"]) if options["metrics"] else DEFAULT_METRICS
+    metrics = parse_metrics(options["metrics"]) if options["metrics"] else USUAL
     settings = Settings(
         source=source,
         output=output,
@@ -88,7 +88,7 @@ def run(ctx: click.Context, source: Path, **options: Any) -> None:
         jobs=options["jobs"] or os.cpu_count() or 1,
         restart=options["restart"],
         device=options["device"],
-        weights=options["weights_dir"],
+        weights=options["metric_weights"],
         download=options["download_weights"],
         cache=options["cache"] or default_cache(),
     )

@@ -97,14 +97,15 @@ def _models() -> dict[str, Any]:
 
 def _metric_weights() -> dict[str, Any]:
     """Where the networks of LPIPS, FID and KID are, None if they are not on this machine."""
-    from titokc.weights.networks import ALEXNET, INCEPTION, VGG16, find_network
+    from titokc.judge.files import INCEPTION, INCEPTION_STAND_IN, LPIPS_TRUNKS, find
 
     found: dict[str, Any] = {}
-    for file in (ALEXNET, VGG16, INCEPTION):
+    files = {f"LPIPS ({trunk})": names for trunk, names in LPIPS_TRUNKS.items()}
+    for used_for, names in (files | {"FID and KID": (INCEPTION,), "FID-768 (stand-in)": (INCEPTION_STAND_IN,)}).items():
         try:
-            found[file.used_for] = str(find_network(file))
+            found[used_for] = str(find(names).path)
         except TitokcError:
-            found[file.used_for] = None
+            found[used_for] = None
     return found
 
 

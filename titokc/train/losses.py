@@ -1,20 +1,27 @@
 """What a training pass costs: the weighted terms of a phase, and the PSNR of a batch on its device.
 
-Perceptual networks are in `titokc.train.perceptual`, the adversarial terms in `titokc.train.discriminator`; pictures
-are judged by `titokc.judge.pixels`.
+Perceptual networks are in `titokc.judge.networks`, the adversarial terms in `titokc.train.discriminator`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titokc.judge.networks import LPIPS, ConvNeXtDistance, EfficientNetDistance
 from titokc.models.interface import Reconstruction
 from titokc.models.titok.tokenizer import ProxyPrediction
-from titokc.train.perceptual import DISTANCES
 from titokc.train.recipes import Losses
+
+_WITHOUT = "leave the term out (--set phases.0.losses.lpips=0, .convnext=0; .efficientnet=1 needs no download)"
+# Each is imported and loaded only when its weight is above 0.
+DISTANCES: dict[str, Callable[[], nn.Module]] = {
+    "efficientnet": EfficientNetDistance,
+    "lpips": lambda: LPIPS("vgg", without=_WITHOUT),
+    "convnext": lambda: ConvNeXtDistance(without=_WITHOUT),
+}
 
 
 class Criterion:
@@ -36,7 +43,7 @@ class Criterion:
             terms["l1"] = weights.l1 * F.l1_loss(output, images)
         for name, distance in self._distances.items():
             if weight := getattr(weights, name):
-                terms[name] = weight * distance(output, images)
+                terms[name] = weight * distance(output, images).mean()
         if weights.quantizer:
             terms["quantizer"] = weights.quantizer * quantizer_loss
         return terms

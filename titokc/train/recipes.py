@@ -46,7 +46,7 @@ class Losses:
 
     l2, l1: pixels in [0, 1]. log_l2: the mean of ln(1 + 10^4 mse) over images, which weighs them as PSNR does: a dB is
     worth the same in a smooth picture as in a busy one.
-    efficientnet, lpips, convnext: perceptual distances (`titokc.train.perceptual`).
+    efficientnet, lpips, convnext: perceptual distances (`titokc.judge.networks`).
     gan: hinge loss of the discriminator, from `gan_start` (part of the phase) on; lecam: its regulariser.
     quantizer: the tokenizer's own codebook and commitment terms. codes: cross-entropy on proxy codes (stage 1).
     """

