@@ -114,7 +114,7 @@ def read(data: bytes, partial: bool = False) -> dict:
     else:
         model = MODELS[model_id]
         nested, index_bits = model["nested"], model["bits_per_index"]
-        if tokens > model["max_tokens"] or (tokens < model["min_tokens"] and not nested):
+        if tokens > model["max_tokens"] or (tokens != model["max_tokens"] and not nested):
             raise RefusedError("TokenCountError")
     width = height = 256
     if side_bits:

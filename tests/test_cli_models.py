@@ -14,9 +14,10 @@ from PIL import Image
 import titokc
 from titokc import weights
 from titokc.cli import main
+from titokc.models.titok import releases as known
 from titokc.models.titok.config import TiTokConfig, ViTSize
 from titokc.models.titok.tokenizer import TiTok
-from titokc.weights import known, places
+from titokc.weights import places
 
 SIZE = ViTSize(64, 1, 1)
 CONFIG = TiTokConfig(SIZE, SIZE, 4, 16, 8, use_l2_norm=True, is_legacy=False, image_size=32)
@@ -111,8 +112,8 @@ def test_installed_models_are_listed_and_found(model: TiTok, folder: Path, tmp_p
     assert (result.exit_code, result.output) == (0, f"mine: {home}\n")
     assert run("path", "mine").output == f"{home / 'model.safetensors'}\n"
     (row,) = [row for row in json.loads(run("list", "--json").output) if row["name"] == "mine"]
-    assert (row["where"], row["id"], row["tokens"]) == ("installed", 0, None)
-    assert weights.load("mine").fingerprint == weights.fingerprint(model)
+    assert (row["where"], row["id"], row["tokens"], row["bits"]) == ("installed", 0, [4, 4], 4)
+    assert weights.load("mine").weights_fingerprint == weights.fingerprints(model).weights
 
 
 def test_install_names_a_model_after_its_folder_or_file(model: TiTok, folder: Path, tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_install_names_a_model_after_its_folder_or_file(model: TiTok, folder: Pa
 def test_install_refuses_a_known_name_for_another_model(folder: Path) -> None:
     result = run("install", folder, "--name", "titok-l-32")
     assert result.exit_code == 4
-    assert "makes 4 tokens of 4 bits" in result.output
+    assert "titok-l-32 has another configuration" in result.output
     assert list(places.installed()) == []
     assert run("install", folder, "--name", "nano").exit_code == 2
 
@@ -134,14 +135,15 @@ def test_convert_makes_a_model_directory_of_a_pickle(model: TiTok, folder: Path,
     torch.save(model.state_dict(), tmp_path / "weights.bin")
     (tmp_path / "weights.json").write_text((folder / "config.json").read_text())
     result = run("convert", tmp_path / "weights.bin", tmp_path / "out")
-    assert result.output == f"{tmp_path / 'out'}: {weights.fingerprint(model).hex()}\n"
-    assert weights.load(tmp_path / "out").fingerprint == weights.fingerprint(model)
+    code, everything = weights.fingerprints(model)
+    assert result.output == f"{tmp_path / 'out'}: code {code.hex()}, weights {everything.hex()}\n"
+    assert weights.load(tmp_path / "out").weights_fingerprint == weights.fingerprints(model).weights
 
 
 def test_convert_leaves_other_folders_alone(folder: Path, pictures: Path) -> None:
     result = run("convert", folder, pictures)
     assert result.exit_code == 1
-    assert "exists and is no model directory" in result.output
+    assert "holds other things: --force adds" in result.output
 
 
 def test_verify_reports_what_was_loaded(model: TiTok, folder: Path) -> None:
@@ -149,9 +151,11 @@ def test_verify_reports_what_was_loaded(model: TiTok, folder: Path) -> None:
     assert result.exit_code == 0
     assert json.loads(result.output) == {
         "model": str(folder),
+        "id": 0,
         "weights": str(folder / "model.safetensors"),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "fingerprint": weights.fingerprint(model).hex(),
+        "code_fingerprint": weights.fingerprints(model).code.hex(),
+        "weights_fingerprint": weights.fingerprints(model).weights.hex(),
         "golden": [],
     }
     assert "not compared, give --pictures" in run("verify", folder).output
@@ -206,7 +210,7 @@ def test_verify_wants_pictures_of_the_models_size(
     assert result.exit_code == 1
     assert "is 40x32, expected 32x32" in result.output
     (pictures / "a.png").write_bytes(b"no picture")
-    assert "cannot be read" in run("verify", folder, "--pictures", pictures).output
+    assert "a.png: not a PNG" in run("verify", folder, "--pictures", pictures).output
     (pictures / "a.png").unlink()
     assert "none of a.png in" in run("verify", folder, "--pictures", pictures).output
 

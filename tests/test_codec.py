@@ -334,7 +334,7 @@ class TestModels:
         with pytest.raises(ModelNotFoundError, match=custom.fingerprint[:2].hex()):
             Codec(device="cpu").decode(data)
         folder = tmp_path / "models" / "mine"
-        monkeypatch.setattr("titokc.weights.find", {custom.fingerprint[:2]: folder}.get)
+        monkeypatch.setattr("titokc.weights.find", {custom.fingerprint[:2]: [folder]}.get)
         monkeypatch.setattr("titokc.weights.load", lambda name, device: {folder: custom}[name])
         assert Codec(device="cpu").decode(data).size == (96, 64)
 

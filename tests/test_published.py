@@ -21,7 +21,7 @@ def test_tables_match_the_committed_rows() -> None:
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_rows_were_made_with_the_embedded_weights(run: Path) -> None:
     with safe_open(ROOT / "titokc" / "weights" / "nano.safetensors", "pt") as file:
-        fingerprint = file.metadata()["fingerprint"]
+        fingerprint = file.metadata()["weights"]
     rows = [json.loads(line) for line in (run / "rows.jsonl").read_text("utf-8").splitlines()]
     versions = {row["version"] for row in rows if row["codec"] == "nano"}
     assert len(versions) == 1

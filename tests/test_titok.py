@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from titokc.errors import ModelMismatchError, UsageError
 from titokc.models.titok.config import TiTokConfig, ViTSize
 from titokc.models.titok.pixel_decoder import MaskGITVQGAN, PixelDecoder, ResidualBlock
+from titokc.models.titok.releases import RELEASES
 from titokc.models.titok.tokenizer import TiTok
-from titokc.weights.known import RELEASES
 from titokc.weights.tensors import Uninitialised
 
 SMALL, LARGE = ViTSize(128, 2, 2), ViTSize(64, 2, 1)

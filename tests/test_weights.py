@@ -1,6 +1,5 @@
 """Finding, loading, saving and fingerprinting models; whatever does not fit is refused by name."""
 
-import hashlib
 import json
 import os
 import pickle
@@ -15,9 +14,10 @@ import torch
 from titokc import weights
 from titokc.errors import ModelMismatchError, ModelNotFoundError, OutputError, UsageError, WeightsError
 from titokc.models.titok import config as titok_config
+from titokc.models.titok import releases as known
 from titokc.models.titok.config import TiTokConfig, ViTSize
 from titokc.models.titok.tokenizer import TiTok
-from titokc.weights import known, places, tensors
+from titokc.weights import places, tensors
 
 SIZE = ViTSize(64, 1, 1)
 CONFIG = TiTokConfig(SIZE, SIZE, 4, 16, 8, use_l2_norm=False, is_legacy=False, image_size=32)
@@ -102,36 +102,6 @@ def test_our_config_json_says_it_all(config: TiTokConfig) -> None:
     assert TiTokConfig.from_dict(json.loads(json.dumps(written)), {}) == config
 
 
-def test_fingerprint_is_what_its_description_says(folder: Path) -> None:
-    with safetensors.safe_open(folder / "model.safetensors", "np") as file:
-        noted = file.metadata()["fingerprint"]
-    arrays = safetensors.numpy.load_file(folder / "model.safetensors")
-    digest = hashlib.sha256()
-    config = json.loads((folder / "config.json").read_text())
-    digest.update(json.dumps(config, sort_keys=True, separators=(",", ":")).encode() + b"\n")
-    for name in sorted(arrays):
-        array = arrays[name]
-        digest.update(f"{name} {array.dtype} {'x'.join(map(str, array.shape))}\n".encode())
-        digest.update(array.astype("<f4").tobytes())
-    assert weights.load(folder).fingerprint == digest.digest()
-    assert noted == digest.hexdigest()
-
-
-def test_one_changed_ulp_changes_the_fingerprint(model: TiTok) -> None:
-    before = weights.fingerprint(model)
-    assert weights.fingerprint(model) == before
-    with torch.no_grad():
-        bias = model.encoder.ln_pre.bias
-        bias[3] = torch.nextafter(bias[3], torch.tensor(1.0))
-    assert weights.fingerprint(model) != before
-
-
-def test_every_field_of_the_configuration_is_in_the_fingerprint(model: TiTok) -> None:
-    other = TiTok(TiTokConfig(SIZE, SIZE, 4, 16, 8, use_l2_norm=True, is_legacy=False, image_size=32))
-    other.load_state_dict(model.state_dict())
-    assert weights.fingerprint(other) != weights.fingerprint(model)
-
-
 @pytest.mark.parametrize("suffix", [".bin", ".pth", ".safetensors"])
 def test_the_file_format_does_not_matter(model: TiTok, folder: Path, tmp_path: Path, suffix: str) -> None:
     bare = tmp_path / "elsewhere" / f"weights{suffix}"
@@ -139,7 +109,7 @@ def test_the_file_format_does_not_matter(model: TiTok, folder: Path, tmp_path: P
     save = safetensors.torch.save_file if suffix == ".safetensors" else torch.save
     save(model.state_dict(), bare)
     loaded = weights.load(bare)  # without a config.json
-    assert loaded.fingerprint == weights.load(folder).fingerprint
+    assert loaded.weights_fingerprint == weights.load(folder).weights_fingerprint
     assert loaded.config == CONFIG
 
 
@@ -168,7 +138,9 @@ def test_tensors_that_share_memory_are_separated(model: TiTok, tmp_path: Path) -
     state["decoder.ln_pre.bias"] = state["decoder.ln_post.bias"]
     torch.save(state, tmp_path / "shared.bin")
     weights.save(weights.load(tmp_path / "shared.bin"), tmp_path / "copy")
-    assert weights.load(tmp_path / "copy").fingerprint == weights.load(tmp_path / "shared.bin").fingerprint
+    assert (
+        weights.load(tmp_path / "copy").weights_fingerprint == weights.load(tmp_path / "shared.bin").weights_fingerprint
+    )
 
 
 def test_released_configuration_is_understood_as_it_is() -> None:
@@ -207,7 +179,7 @@ def test_a_released_repository_loads_as_it_is(
     repository.mkdir()
     (repository / "config.json").write_text(json.dumps(config))
     torch.save(model.state_dict(), repository / "pytorch_model.bin")
-    assert weights.load(repository).fingerprint == weights.load(folder).fingerprint
+    assert weights.load(repository).weights_fingerprint == weights.load(folder).weights_fingerprint
 
 
 @pytest.mark.parametrize(
@@ -384,8 +356,8 @@ def test_installed_models_are_found_by_name_and_by_fingerprint(model: TiTok, tmp
     loaded = weights.load("mine")
     assert (loaded.name, loaded.model_id) == ("mine", 0)
     # By its folder: a folder of the same name in the current one is something else.
-    assert weights.find(loaded.fingerprint[:2]) == tmp_path / "titokc" / "models" / "mine"
-    assert weights.find(bytes(2) if loaded.fingerprint[:2] != bytes(2) else b"\1\1") is None
+    assert weights.find(loaded.fingerprint[:2]) == [tmp_path / "titokc" / "models" / "mine"]
+    assert weights.find(bytes(2) if loaded.fingerprint[:2] != bytes(2) else b"\1\1") == []
     assert [files.name for files in places.installed()] == ["mine"]
 
 
@@ -397,9 +369,7 @@ def test_some_names_cannot_be_installed(name: str) -> None:
 
 def test_what_is_installed_as_a_known_model_must_be_able_to_be_it(model: TiTok) -> None:
     weights.save(model, places.install_dir("titok-b-64"))
-    with pytest.raises(
-        ModelMismatchError, match=r"as titok-b-64 makes 4 tokens of 4 bits from 32x32 pixels, expected 64"
-    ):
+    with pytest.raises(ModelMismatchError, match="as titok-b-64 has another configuration"):
         weights.load("titok-b-64")
 
 
@@ -433,12 +403,12 @@ def test_a_half_downloaded_snapshot_is_no_model(tmp_path: Path) -> None:
 def test_saving_replaces_a_model_directory_and_nothing_else(model: TiTok, folder: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         model.latent_tokens += 1
-    weights.save(model, folder)
-    assert weights.load(folder).fingerprint == weights.fingerprint(model)
+    weights.save(model, folder, overwrite=True)
+    assert weights.load(folder).weights_fingerprint == weights.fingerprints(model).weights
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
     for taken in (tmp_path / "photos", tmp_path / "photos" / "cat.jpg"):
-        with pytest.raises(OutputError, match="exists and is no model directory"):
+        with pytest.raises(OutputError, match=r"holds other things|exists and is no folder"):
             weights.save(model, taken)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "photos"]
 
@@ -447,7 +417,7 @@ def test_saving_replaces_a_model_directory_and_nothing_else(model: TiTok, folder
 def test_a_failed_save_leaves_the_old_model_and_no_litter(
     model: TiTok, folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    before = weights.load(folder).fingerprint
+    before = weights.load(folder).weights_fingerprint
 
     def fail(state: dict, path: Path, metadata: dict) -> None:
         path.write_bytes(b"half")
@@ -455,26 +425,9 @@ def test_a_failed_save_leaves_the_old_model_and_no_litter(
 
     monkeypatch.setattr(tensors, "save_file", fail)
     with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
-        weights.save(model, folder)
-    assert weights.load(folder).fingerprint == before
+        weights.save(model, folder, overwrite=True)
+    assert weights.load(folder).weights_fingerprint == before
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
-
-
-def test_a_model_that_is_moved_back_when_the_new_one_cannot_take_its_place(
-    model: TiTok, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = weights.load(folder).fingerprint
-    rename = Path.rename
-
-    def fail(path: Path, target: Path) -> Path:
-        if path.name == "new":
-            raise OSError(5, "Input/output error")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(OutputError, match="input/output error"):
-        weights.save(model, folder)
-    assert weights.load(folder).fingerprint == before
 
 
 def test_golden_tokens_of_the_release_are_whole() -> None:
@@ -504,7 +457,7 @@ def test_nano_models_are_saved_and_loaded_like_the_others(nano_folder: Path, tmp
     assert (loaded.nested, loaded.min_tokens, loaded.max_tokens) == (True, 2, 4)
     assert json.loads((nano_folder / "config.json").read_text())["architecture"] == "nano"
     weights.save(loaded, tmp_path / "again")
-    assert weights.load(tmp_path / "again").fingerprint == loaded.fingerprint
+    assert weights.load(tmp_path / "again").weights_fingerprint == loaded.weights_fingerprint
 
 
 def test_nano_weights_may_be_stored_in_half_precision(nano_folder: Path) -> None:
@@ -554,26 +507,3 @@ def test_the_embedded_model_is_known_by_any_path(tmp_path: Path) -> None:
     (tmp_path / "copy.json").write_bytes(files.config.read_bytes())
     loaded = weights.load(tmp_path / "copy.safetensors")
     assert (loaded.name, loaded.model_id) == ("nano-1", 1)
-
-
-@pytest.mark.parametrize("renames", [0, 1])
-def test_an_interrupt_while_replacing_a_model_leaves_the_old_one(
-    model: TiTok, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
-) -> None:
-    weights.save(model, tmp_path / "model")
-    before = (tmp_path / "model" / "model.safetensors").read_bytes()
-    rename, left = Path.rename, [None] * renames
-
-    def interrupted(self: Path, target: Path) -> Path:
-        if left or self.name == "old":
-            left and left.pop()
-            return rename(self, target)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with torch.no_grad():
-        model.decoder.ln_post.bias += 1
-    with pytest.raises(KeyboardInterrupt):
-        weights.save(model, tmp_path / "model")
-    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

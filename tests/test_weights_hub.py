@@ -116,7 +116,7 @@ def test_a_model_is_fetched_once_and_then_found_offline(
     asked = len(hub.requests)
     monkeypatch.setenv("HF_HOME", environment["HF_HOME"])
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    assert weights.load("someone/titok-tiny").fingerprint == weights.fingerprint(model)
+    assert weights.load("someone/titok-tiny").weights_fingerprint == weights.fingerprints(model).weights
     assert len(hub.requests) == asked
 
 
@@ -127,7 +127,7 @@ def test_a_known_name_is_fetched_from_its_repository(hub: Hub, environment: dict
     assert fetched.returncode == 0, fetched.stderr
     assert titokc_models(environment, "path", "titok-l-32").stdout == fetched.stdout
     listed = json.loads(titokc_models(environment, "list", "--json").stdout)
-    assert {row["name"]: row["where"] for row in listed}["titok-l-32"] == "hub cache"
+    assert {row["name"]: row["where"] for row in listed}["titok-l-32"].startswith("hub cache")
 
 
 def test_a_repository_without_weights_is_one_clear_line(hub: Hub, environment: dict[str, str]) -> None:
@@ -171,7 +171,7 @@ def test_loading_may_download_when_asked_to(monkeypatch: pytest.MonkeyPatch, mod
     weights.save(model, tmp_path / "saved")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     found = places.locate(tmp_path / "saved")
-    monkeypatch.setattr(weights, "fetch", lambda name: found._replace(name=name))
+    monkeypatch.setattr(sys.modules["titokc.weights.load"], "fetch", lambda name: found._replace(name=name))
     assert weights.load("someone/titok-tiny", download=True).name == "someone/titok-tiny"
     with pytest.raises(ModelNotFoundError):
         weights.load("someone/titok-tiny")

@@ -299,7 +299,7 @@ class Codec:
         return header, indices[: tokens * header.tiles]
 
     def _tokenizer_for(self, header: Header) -> Tokenizer:
-        """The model of a file; refuses weights other than those that the file was made with."""
+        """The model of a file; refuses one of another code than the file's."""
         if self._given is None and self.model is None:
             for loaded in self._loaded.values():
                 if _made(loaded, header):
@@ -308,19 +308,20 @@ class Codec:
             if header.model_id == CUSTOM_MODEL_ID:
                 from titokc import weights
 
-                name = weights.find(header.fingerprint)
+                fitting = weights.find(header.fingerprint)
+                name = next((folder for folder in fitting if _made(self._load(folder), header)), None)
             if name is None:
                 raise ModelNotFoundError(
-                    f"the file was made with a custom model (weights {header.fingerprint.hex()}...) "
-                    "that is not installed: say where it is"
+                    f"the file was made with a custom model (code {header.fingerprint.hex()}...) that is "
+                    "not installed: give it with --model, or install it with `titokc models install`"
                 )
             tokenizer = self._load(name)
         else:
             tokenizer = self.tokenizer
         if not _made(tokenizer, header):
             raise ModelMismatchError(
-                f"the file was made with {header.model} (weights {header.fingerprint.hex()}...), "
-                f"the model at hand is {tokenizer.name} (weights {tokenizer.fingerprint.hex()[:16]}...)"
+                f"the file was made with {header.model} (code {header.fingerprint.hex()}...), "
+                f"the model at hand is {tokenizer.name} (code {tokenizer.fingerprint.hex()[:16]}...)"
             )
         return tokenizer
 
@@ -377,7 +378,7 @@ def _header(tokenizer: Tokenizer, size: tuple[int, int], grid: Grid, tokens: int
 
 
 def _made(tokenizer: Tokenizer, header: Header) -> bool:
-    """Whether these are the weights that the file was made with, as far as its header tells."""
+    """Whether this model has the code that the file was made with, as far as its header tells."""
     return (
         tokenizer.fingerprint[:FINGERPRINT_SIZE] == header.fingerprint
         and tokenizer.bits_per_index == header.bits_per_index

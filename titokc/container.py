@@ -85,7 +85,7 @@ class Header:
 
     width, height: the original picture's, 1..65536 pixels. rows, columns: the tile grid, 1..256 each, never more
     than pixels. tokens_per_tile: 1..256. bits_per_index: 1..16, the table's for a known model. model_id: 0 (custom)
-    or a key of `KNOWN_MODELS`. fingerprint: the first FINGERPRINT_SIZE bytes of the weights' SHA-256 fingerprint.
+    or a key of `KNOWN_MODELS`. fingerprint: the first FINGERPRINT_SIZE bytes of the model's code fingerprint.
     nested: whether the first k tokens are a valid code too; None means the table's for a known model and False for a
     custom one.
     """
@@ -314,7 +314,7 @@ def _size_class(width: int, height: int) -> int:
 
 def _fewest_tokens(known: KnownModel) -> int:
     """A nested model's file may have been truncated to a single token; the others have one length."""
-    return 1 if known.nested else known.min_tokens
+    return 1 if known.nested else known.max_tokens
 
 
 def _checksum_size(body_size: int) -> int:

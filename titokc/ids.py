@@ -13,28 +13,27 @@ CUSTOM_MODEL_ID = 0
 class KnownModel(NamedTuple):
     """One row of the table.
 
-    min_tokens, max_tokens: the counts per tile that an encoder makes. nested: the first k tokens are a valid code
-    too. image_size: side in pixels of the square that one tile is scaled to.
+    max_tokens: the most tokens per tile. nested: the first k tokens are a valid code too, down to 1; otherwise files
+    have max_tokens. code: SHA-256 fingerprint of the model's code in hex, "" for a release that nobody has noted yet.
     """
 
     id: int
     name: str
     bits_per_index: int
-    min_tokens: int
     max_tokens: int
     nested: bool
-    image_size: int
+    code: str = ""
 
 
 KNOWN_MODELS: dict[int, KnownModel] = {
     row.id: row
     for row in (
-        KnownModel(1, "nano-1", 12, 32, 128, True, 256),
-        KnownModel(2, "titok-l-32", 12, 32, 32, False, 256),
-        KnownModel(3, "titok-b-64", 12, 64, 64, False, 256),
-        KnownModel(4, "titok-s-128", 12, 128, 128, False, 256),
-        KnownModel(5, "titok-bl-64", 13, 64, 64, False, 256),
-        KnownModel(6, "titok-bl-128", 13, 128, 128, False, 256),
-        KnownModel(7, "titok-sl-256", 13, 256, 256, False, 256),
+        KnownModel(1, "nano-1", 12, 128, True, "0e0be8824211cacb904ab20e078ea34f92a18bdbc5366e4f28f27df850468ba1"),
+        KnownModel(2, "titok-l-32", 12, 32, False),
+        KnownModel(3, "titok-b-64", 12, 64, False),
+        KnownModel(4, "titok-s-128", 12, 128, False),
+        KnownModel(5, "titok-bl-64", 13, 64, False),
+        KnownModel(6, "titok-bl-128", 13, 128, False),
+        KnownModel(7, "titok-sl-256", 13, 256, False),
     )
 }

@@ -24,6 +24,8 @@ SUFFIXES = frozenset({SUFFIX})
 def header_fields(data: bytes, partial: bool = False) -> dict[str, Any]:
     """What `titokc info --json` says of a `.tok` file; bpp counts the whole file.
 
+    code: the start of the fingerprint of what gives the tokens their meaning; any model with that code decodes them.
+
     partial: of a file that was cut short, `tokens_found` are the tokens per tile that are there.
     """
     header = read_header(data, partial=partial, limits=replace(ANY_SIZE, max_indices=1 << 32))
@@ -35,7 +37,7 @@ def header_fields(data: bytes, partial: bool = False) -> dict[str, Any]:
         "tokens_per_tile": header.tokens_per_tile,
         "bits_per_index": header.bits_per_index,
         "model": header.model,
-        "fingerprint": header.fingerprint.hex(),
+        "code": header.fingerprint.hex(),
         "payload_bytes": header.payload_bytes,
         "file_bytes": len(data),
         "bpp": len(data) * 8 / (header.width * header.height),

@@ -6,10 +6,14 @@ from typing import Any
 
 import click
 
-from titokc.container import KNOWN_MODELS
-from titokc.errors import ModelMismatchError, ModelNotFoundError
+from titokc.errors import InputError, ModelError, ModelMismatchError, ModelNotFoundError, TitokcError
+from titokc.ids import KNOWN_MODELS
+from titokc.models import EMBEDDED, configured, releases
+from titokc.models.titok.releases import GOLDEN_TOKENS, NEAR_TIE, Mismatch, mismatches, published
 from titokc.weights import places
-from titokc.weights.known import GOLDEN_TOKENS, MODEL_IDS, NANO, RELEASES
+
+IDS = {row.name: row.id for row in KNOWN_MODELS.values()}
+_force = click.option("--force", is_flag=True, help="Replace a model that is there, or write among other files.")
 
 
 @click.group()
@@ -25,8 +29,8 @@ def models() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.")
 def list_models(as_json: bool) -> None:
     """The known models and the installed ones, and which are on this machine."""
-    rows = [_known_row(name) for name in MODEL_IDS]
-    rows += [_row(files.name, files) for files in places.installed() if files.name not in MODEL_IDS]
+    rows = [_known_row(name) for name in IDS]
+    rows += [_row(files.name, files) for files in places.installed() if files.name not in IDS]
     if as_json:
         click.echo(json.dumps(rows))
         return
@@ -46,10 +50,13 @@ def list_models(as_json: bool) -> None:
 def fetch(names: tuple[str, ...]) -> None:
     """Download models into the Hugging Face hub's cache (needs `pip install 'titokc[hub]'`).
 
-    HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE apply.
+    HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE apply. No revision or hash of these repositories is built in yet: it is
+    their main revision that is fetched, over TLS, and the SHA-256 of the weights is printed to stderr.
     """
     for name in names:
-        click.echo(places.fetch(name).weights)
+        weights = places.fetch(name).weights
+        click.echo(weights)
+        click.echo(f"{name}: SHA-256 {places.file_hash(weights)}", err=True)
 
 
 @models.command()
@@ -73,32 +80,30 @@ def verify(model: str, pictures: Path | None, device: str, as_json: bool) -> Non
     """
     files = places.locate(model)
 
-    from titokc import inference, weights
-    from titokc.weights import verify as checks
+    from titokc import weights
+    from titokc.engines.torch import find_device
+    from titokc.weights.load import self_test
 
-    tokenizer = weights.load_files(files).to(inference.find_device(device))
-    fingerprint = tokenizer.fingerprint.hex()
-    checks.self_test(tokenizer)
-    results = checks.golden(tokenizer, pictures) if pictures else []
+    tokenizer = weights.load_files(files).to(find_device(device))
+    self_test(tokenizer)
+    golden = _golden(tokenizer, pictures) if pictures else {}
     report = {
         "model": tokenizer.name,
+        "id": tokenizer.model_id,
         "weights": str(files.weights),
         "parameters": sum(tensor.numel() for tensor in tokenizer.state_dict().values()),
-        "fingerprint": fingerprint,
-        "golden": [
-            {
-                "picture": result.picture,
-                "tokens": result.tokens,
-                "mismatches": [mismatch._asdict() for mismatch in result.mismatches],
-            }
-            for result in results
-        ],
+        "code_fingerprint": tokenizer.fingerprint.hex(),
+        "weights_fingerprint": tokenizer.weights_fingerprint.hex(),
     }
     if as_json:
-        click.echo(json.dumps(report))
+        rows = [
+            {"picture": name, "tokens": tokenizer.max_tokens, "mismatches": [one._asdict() for one in wrong]}
+            for name, wrong in golden.items()
+        ]
+        click.echo(json.dumps(report | {"golden": rows}))
     else:
-        _print_report(report, asked=pictures is not None)
-    failed = [result.picture for result in results if not result.passed]
+        _print_report(report, golden, tokenizer.max_tokens, asked=pictures is not None)
+    failed = [name for name, wrong in golden.items() if any(one.margin > NEAR_TIE for one in wrong)]
     if failed:
         raise ModelMismatchError(f"{tokenizer.name}: other tokens than the published ones for {', '.join(failed)}")
 
@@ -106,30 +111,40 @@ def verify(model: str, pictures: Path | None, device: str, as_json: bool) -> Non
 @models.command()
 @click.argument("source", metavar="NAME|PATH")
 @click.argument("directory", type=click.Path(path_type=Path))
-def convert(source: str, directory: Path) -> None:
-    """Write a model in any of its forms (.bin, .pth, .safetensors, ...) as a model directory."""
-    from titokc import weights
+@_force
+def convert(source: str, directory: Path, force: bool) -> None:
+    """Write a model in any of its forms (.bin, .pth, .safetensors, ...) as a model directory.
 
+    Of a directory that is there already, only config.json and model.safetensors are replaced, with --force.
+    """
+    from titokc import weights
+    from titokc.weights.save import check_free
+
+    check_free(directory, force)
     tokenizer = weights.load(source)
-    weights.save(tokenizer, directory)
-    click.echo(f"{directory}: {tokenizer.fingerprint.hex()}")
+    weights.save(tokenizer, directory, overwrite=force)
+    click.echo(f"{directory}: code {tokenizer.fingerprint.hex()}, weights {tokenizer.weights_fingerprint.hex()}")
 
 
 @models.command()
 @click.argument("source", metavar="PATH", type=click.Path(path_type=Path))
 @click.option("--name", help="What to call it. [default: the folder's or file's name]")
-def install(source: Path, name: str | None) -> None:
-    """Copy a model to where it is found by name, and by files that were made with it.
+@_force
+def install(source: Path, name: str | None, force: bool) -> None:
+    """Copy a model to where it is found by name, and by files that were made with its code.
 
-    With --name titok-l-32 (or another known name) it becomes that model.
+    The name of a known model is for a model of its configuration. Which id goes into its files depends on the
+    fingerprint of its code, not on the name.
     """
     from titokc import weights
+    from titokc.weights.save import check_free
 
     found = places.locate(source)
     name = name or (source.resolve().name if source.is_dir() else source.stem)
     directory = places.install_dir(name)
+    check_free(directory, force)
     tokenizer = weights.load_files(found._replace(name=name))
-    weights.save(tokenizer, directory)
+    weights.save(tokenizer, directory, overwrite=force)
     click.echo(f"{name}: {directory}")
 
 
@@ -138,12 +153,15 @@ def install(source: Path, name: str | None) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Model directory. [default: RUN/model]")
 @click.option("--best/--last", default=True, help="The checkpoint with the lowest validation loss, or the last one.")
 @click.option("--bits", type=click.Choice(["32", "8"]), default="32", show_default=True, help="8: a quarter the size.")
-def export(run: Path, output: Path | None, best: bool, bits: str) -> None:
+@_force
+def export(run: Path, output: Path | None, best: bool, bits: str, force: bool) -> None:
     """Write the averaged weights of a run of `titokc train` as a model directory, which --model takes."""
     from titokc.train.export import export as export_run
+    from titokc.weights.save import check_free
 
     directory = output or run / "model"
-    step = export_run(run, directory, last=not best, bits=int(bits))
+    check_free(directory, force)
+    step = export_run(run, directory, last=not best, bits=int(bits), overwrite=force)
     click.echo(f"{directory}: step {step}")
 
 
@@ -155,19 +173,25 @@ def _known_row(name: str) -> dict[str, Any]:
 
 
 def _row(name: str, files: places.ModelFiles | None) -> dict[str, Any]:
-    known, release = KNOWN_MODELS.get(MODEL_IDS.get(name, 0)), RELEASES.get(name)
-    if files is None:
-        where, size = f"titokc models fetch {name}", release.parameters * 4 if release else None
-    else:
+    known, release = KNOWN_MODELS.get(IDS.get(name, 0)), releases().get(name)
+    config, where = release.config if release else None, f"titokc models fetch {name}"
+    size = release.parameters * 4 if release else None
+    if files is not None:
         installed = places.models_dir() in files.weights.parents
-        where = "embedded (the default)" if name == NANO else "installed" if installed else "hub cache"
+        where = "embedded (the default)" if name == EMBEDDED else "installed" if installed else "hub cache"
         size = files.weights.stat().st_size
+        try:
+            config = configured(files.read_config(), {})
+        except ModelError as error:
+            where += f", unusable: {error}"
+    fewest, most = config.counts if config else (None, None)
+    bits = (config.codebook_size - 1).bit_length() if config else None
     return {
         "name": name,
         "id": known.id if known else 0,
-        "tokens": [known.min_tokens, known.max_tokens] if known else None,
-        "bits": known.bits_per_index if known else None,
-        "payload_bytes": (known.max_tokens * known.bits_per_index + 7) // 8 if known else None,
+        "tokens": [fewest, most] if config else None,
+        "bits": bits,
+        "payload_bytes": (most * bits + 7) // 8 if most and bits else None,
         "weights_bytes": size,
         "where": where,
         "path": str(files.weights) if files else None,
@@ -175,20 +199,38 @@ def _row(name: str, files: places.ModelFiles | None) -> dict[str, Any]:
     }
 
 
-def _print_report(report: dict[str, Any], asked: bool) -> None:
-    for name in ("model", "weights", "parameters", "fingerprint"):
-        click.echo(f"{name:<12} {report[name]}")
-    for result in report["golden"]:
-        wrong = result["mismatches"]
-        click.echo(
-            f"{'tokens':<12} {result['tokens'] - len(wrong)} of {result['tokens']} as published: {result['picture']}"
-        )
-        for mismatch in wrong:
-            click.echo(
-                f"{'':<12} token {mismatch['position']}: {mismatch['found']}, published {mismatch['expected']}, "
-                f"margin {mismatch['margin']:.2g}"
-            )
-    if not report["golden"]:
+def _golden(tokenizer: Any, pictures: Path) -> dict[str, list[Mismatch]]:
+    """What is not as published of those of the published pictures that are in the folder."""
+    import numpy as np
+    import torch
+
+    from titokc import imaging
+
+    expected = published(tokenizer)
+    paths = {name: pictures / name for name in expected if (pictures / name).is_file()}
+    if expected and not paths:
+        raise InputError(f"none of {', '.join(expected)} in {pictures}")
+    found = {}
+    for name, path in paths.items():
+        try:
+            image = imaging.read(path)
+        except TitokcError as error:
+            raise InputError(f"{path}: {error}") from error
+        if image.size != (tokenizer.side, tokenizer.side):
+            raise InputError(f"{path} is {image.width}x{image.height}, expected {tokenizer.side}x{tokenizer.side}")
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+        found[name] = mismatches(tokenizer, pixels, expected[name])
+    return found
+
+
+def _print_report(report: dict[str, Any], golden: dict[str, list[Mismatch]], tokens: int, asked: bool) -> None:
+    for name, value in report.items():
+        click.echo(f"{name.replace('_', ' '):<20} {value}")
+    for picture, wrong in golden.items():
+        click.echo(f"{'tokens':<20} {tokens - len(wrong)} of {tokens} as published: {picture}")
+        for one in wrong:
+            click.echo(f"{'':<20} token {one.position}: {one.found}, published {one.expected}, margin {one.margin:.2g}")
+    if not golden:
         where = "none are published for this model" if asked else "not compared, give --pictures"
         known = f" ({', '.join(GOLDEN_TOKENS)} has some)" if asked else ""
-        click.echo(f"{'tokens':<12} {where}{known}")
+        click.echo(f"{'tokens':<20} {where}{known}")

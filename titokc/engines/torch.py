@@ -82,7 +82,7 @@ class TorchEngine:
             name=tokenizer.name,
             id=tokenizer.model_id,
             code=tokenizer.fingerprint,
-            weights=tokenizer.fingerprint,
+            weights=tokenizer.weights_fingerprint,
             codebook_size=tokenizer.codebook_size,
             min_tokens=tokenizer.min_tokens,
             max_tokens=tokenizer.max_tokens,

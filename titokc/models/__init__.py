@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from titokc.errors import WeightsError
 
@@ -14,8 +15,27 @@ TABLE = {
     "nano": ("titokc.models.nano", "NanoConfig", "NanoTokenizer"),
     "titok": ("titokc.models.titok", "TiTokConfig", "TiTok"),
 }
+# The model that travels inside the package, also known as "nano".
+EMBEDDED = "nano-1"
+EMBEDDED_FILE = Path(__file__).parents[1] / "weights" / "nano.safetensors"
 # What a config.json is of that names none, as the released ones, and weights without any.
 _UNNAMED = "titok"
+
+
+class Release(NamedTuple):
+    """A tokenizer that others have released. repo_id: on the Hugging Face hub. parameters: numbers in the weights, 4
+    bytes each. revision, sha256: of the repository and its weights file, as far as they are known ("": not)."""
+
+    repo_id: str
+    parameters: int
+    config: "Config | None"
+    revision: str = ""
+    sha256: str = ""
+
+
+def releases() -> dict[str, Release]:
+    """The released tokenizers by name, of all rooms that have some."""
+    return import_module("titokc.models.titok.releases").RELEASES
 
 
 def configured(data: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, ...]]) -> "Config":

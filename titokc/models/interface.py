@@ -20,10 +20,17 @@ FAITHFUL = "faithful"
 class Config(Protocol):
     """What defines a tokenizer apart from its weights: a frozen dataclass that refuses what cannot be (ValueError).
 
-    architecture: the name under which `titokc.models.TABLE` has its room.
+    architecture: the name under which `titokc.models.TABLE` has its room. codebook_size: V. counts: the fewest and the
+    most tokens that `encode` makes.
     """
 
     architecture: ClassVar[str]
+
+    @property
+    def codebook_size(self) -> int: ...
+
+    @property
+    def counts(self) -> tuple[int, int]: ...
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json says."""
@@ -75,7 +82,8 @@ class Tokenizer(nn.Module, ABC):
         fit_steps: what `fit` counts to; 0 where there is nothing to fit.
     and what `titokc.weights.load` sets on it:
         name: as messages and listings call it. model_id: its id in `.tok` files, 0 for a custom model.
-        fingerprint: SHA-256 of configuration and weights, 32 bytes.
+        fingerprint: of its code, 32 bytes: what `.tok` files carry the start of (`titokc.weights.fingerprint`).
+        weights_fingerprint: of everything that decides what it makes, 32 bytes.
     """
 
     config: Config
@@ -90,6 +98,7 @@ class Tokenizer(nn.Module, ABC):
     name: str
     model_id: int
     fingerprint: bytes
+    weights_fingerprint: bytes
 
     @property
     def training_sides(self) -> tuple[int, ...]:
@@ -127,6 +136,9 @@ class Tokenizer(nn.Module, ABC):
     @abstractmethod
     def code(self) -> Code:
         """What the fingerprint in `.tok` files is made of."""
+
+    def check(self) -> None:
+        """Raises WeightsError for weights of the right shapes that no model can have."""
 
     @abstractmethod
     def encode(self, images: Tensor, tokens: int | None = None, effort: int = 0) -> Tensor:

@@ -8,11 +8,11 @@ from titokc.train import checkpoint, recipes
 from titokc.train.start import build
 
 
-def export(run: Path, directory: Path, last: bool = False, bits: int = 32) -> int:
+def export(run: Path, directory: Path, last: bool = False, bits: int = 32, overwrite: bool = False) -> int:
     """Writes what `titokc.weights.load` takes into `directory` and returns the step of the checkpoint.
 
     The best checkpoint is the one with the lowest validation loss in the latest phase that has been validated; a run
-    without any validation gives its last one. bits: as for `titokc.weights.save`.
+    without any validation gives its last one. bits, overwrite: as for `titokc.weights.save`.
     """
     folders = checkpoint.saved(run)
     if not folders:
@@ -25,5 +25,5 @@ def export(run: Path, directory: Path, last: bool = False, bits: int = 32) -> in
         parts, _ = checkpoint.load(folder, only="average")
     tokenizer = build(recipe)
     checkpoint.fill(tokenizer, parts["average"], folder)
-    weights.save(tokenizer, directory, bits=bits)
+    weights.save(tokenizer, directory, bits=bits, overwrite=overwrite)
     return checkpoint.step_of(folder)

@@ -3,6 +3,7 @@
 No torch here, so that listing models is fast; `titokc.weights.load` reads what is found.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -14,12 +15,12 @@ from typing import Any, NamedTuple
 
 from titokc.errors import ModelNotFoundError, UsageError, WeightsError
 from titokc.files import expanded
-from titokc.weights.known import NANO, RELEASES
+from titokc.models import EMBEDDED, EMBEDDED_FILE, Release, releases
 
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pth")
 CONFIG_NAME = "config.json"
-_EMBEDDED = Path(__file__).parent / "nano.safetensors"
+_EMBEDDED_NAMES = ("nano", EMBEDDED)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _LONGEST_HEADER = 100_000_000
@@ -48,20 +49,20 @@ class ModelFiles(NamedTuple):
 def locate(name_or_path: str | os.PathLike[str]) -> ModelFiles:
     """The files of a known or installed name, a hub repository ("owner/name") in the cache, or a path.
 
-    A known name is never taken for a path: write ./titok-l-32, or a Path, for a folder of that name. Raises
-    ModelNotFoundError.
+    The name of a known or installed model is never taken for a path: write ./titok-l-32, or a Path, for a folder of
+    that name. Raises ModelNotFoundError.
     """
     name = os.fspath(name_or_path)
     is_path = isinstance(name_or_path, os.PathLike)
-    if not is_path and name in {"nano", NANO}:
+    if not is_path and name in _EMBEDDED_NAMES:
         return _embedded()
-    path = Path(os.path.expanduser(name))  # noqa: PTH111 - Path's own raises for ~nobody
-    if is_path or (name and name not in RELEASES and os.path.exists(path)):  # noqa: PTH110 - raises for long names
-        return _at(path.absolute())
-    if _NAME.fullmatch(name) and (models_dir() / name).is_dir():
+    if not is_path and _NAME.fullmatch(name) and (models_dir() / name).is_dir():
         return _at(models_dir() / name)._replace(name=name)
-    repo_id = RELEASES[name].repo_id if name in RELEASES else name
-    if _REPO_ID.fullmatch(repo_id) and (snapshot := _snapshot(repo_id)):
+    path, known = expanded(name), releases()
+    if is_path or (name and name not in known and os.path.exists(path)):  # noqa: PTH110 - Path's raises for long names
+        return _at(path.absolute())
+    repo_id = known[name].repo_id if name in known else name
+    if _REPO_ID.fullmatch(repo_id) and (snapshot := _snapshot(known.get(name, Release(repo_id, 0, None)))):
         return _at(snapshot)._replace(name=name)
     raise ModelNotFoundError(_not_found(name))
 
@@ -69,13 +70,16 @@ def locate(name_or_path: str | os.PathLike[str]) -> ModelFiles:
 def fetch(name: str) -> ModelFiles:
     """Downloads a known model or a hub repository ("owner/name") into the hub's cache. Raises ModelNotFoundError.
 
-    HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and the hub's other switches apply.
+    HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and the hub's other switches apply. Of a release whose revision and hash are
+    known, that revision is asked for, and WeightsError raised for a file of another hash.
     """
-    if name in {"nano", NANO}:
+    if name in _EMBEDDED_NAMES:
         return _embedded()
-    repo_id = RELEASES[name].repo_id if name in RELEASES else name
+    release = releases().get(name, Release(name, 0, None))
+    repo_id = release.repo_id
     if not _REPO_ID.fullmatch(repo_id):
-        raise UsageError(f"{name!r} is neither a known model ({', '.join(RELEASES)}) nor a hub repository (owner/name)")
+        known = ", ".join(releases())
+        raise UsageError(f"{name!r} is neither a known model ({known}) nor a hub repository (owner/name)")
     try:
         from huggingface_hub import errors, hf_hub_download
     except ImportError as error:
@@ -86,18 +90,36 @@ def fetch(name: str) -> ModelFiles:
     # Not every one of the hub's errors is an OSError; which ones are changed between its versions.
     http_errors = (OSError, ValueError, errors.HfHubHTTPError, getattr(errors, "HTTPError", OSError))
     try:
-        config = Path(hf_hub_download(repo_id, CONFIG_NAME))
+        config = Path(hf_hub_download(repo_id, CONFIG_NAME, revision=release.revision or None))
         for candidate in WEIGHTS_NAMES:
             try:
-                return ModelFiles(Path(hf_hub_download(repo_id, candidate)), config, name)
+                weights = Path(hf_hub_download(repo_id, candidate, revision=release.revision or None))
             except errors.LocalEntryNotFoundError:
                 raise
             except errors.EntryNotFoundError:
                 continue
+            if release.sha256 and (found := file_hash(weights)) != release.sha256:
+                raise WeightsError(f"{weights}: its SHA-256 is {found}, expected {release.sha256} for {name}")
+            return ModelFiles(weights, config, name)
     except (errors.EntryNotFoundError, *http_errors) as error:
         detail = " ".join(str(error).split())
         raise ModelNotFoundError(f"{name} could not be downloaded from {repo_id}: {detail}") from error
     raise ModelNotFoundError(f"{repo_id} on the hub has neither {' nor '.join(WEIGHTS_NAMES)}")
+
+
+def file_hash(path: Path) -> str:
+    """A file's SHA-256 in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_fetched(files: ModelFiles) -> bool:
+    """Whether these files of a release are those that came from its repository into the hub's cache."""
+    release = releases().get(files.name)
+    return release is not None and files.weights.parent == _snapshot(release)
 
 
 def installed() -> Iterator[ModelFiles]:
@@ -108,34 +130,27 @@ def installed() -> Iterator[ModelFiles]:
             yield ModelFiles(weights, _config_beside(weights), path.name)
 
 
-def find(fingerprint: bytes) -> Path | None:
-    """The installed model's folder whose fingerprint starts with these bytes, None if there is none."""
-    wanted = fingerprint.hex()
-    for files in installed():
-        if stored_fingerprint(files.weights).startswith(wanted):
-            return files.weights.parent
-    return None
+def find(code: bytes) -> list[Path]:
+    """The folders of the installed models whose code's fingerprint starts with these bytes, one for each code."""
+    found = {digest: files.weights.parent for files in installed() if (digest := noted(files.weights).get("code", ""))}
+    return [folder for digest, folder in found.items() if digest.startswith(code.hex())]
 
 
-def embedded_fingerprint() -> str:
-    """The embedded model's, in hex; "" if it is missing."""
-    return stored_fingerprint(_EMBEDDED)
-
-
-def stored_fingerprint(weights: Path) -> str:
-    """The fingerprint, in hex, that `titokc.weights.save` noted in the file; "" if there is none. Not checked here."""
+def noted(weights: Path) -> dict[str, str]:
+    """What `titokc.weights.save` noted in a .safetensors file, "code" and "weights", the two fingerprints in hex; empty
+    if there is nothing. Not checked here."""
     try:
         with weights.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length)) if length <= _LONGEST_HEADER else {}
-        return str(header.get("__metadata__", {}).get("fingerprint", ""))
+        return {name: str(value) for name, value in header.get("__metadata__", {}).items()}
     except (OSError, ValueError, AttributeError, struct.error, RecursionError):
-        return ""
+        return {}
 
 
 def install_dir(name: str) -> Path:
     """Where a model is installed under `name`. Raises UsageError for a name that cannot be."""
-    if name in {"nano", NANO}:
+    if name in _EMBEDDED_NAMES:
         raise UsageError(f"{name} is the embedded model's name: choose another")
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot be a model's name: letters, digits, dots, dashes and underscores")
@@ -165,9 +180,9 @@ def hub_cache() -> Path:
 
 
 def _embedded() -> ModelFiles:
-    if not _EMBEDDED.is_file():
-        raise ModelNotFoundError(f"the embedded model is missing ({_EMBEDDED}): install titokc again")
-    return ModelFiles(_EMBEDDED, _EMBEDDED.with_suffix(".json"), NANO)
+    if not EMBEDDED_FILE.is_file():
+        raise ModelNotFoundError(f"the embedded model is missing ({EMBEDDED_FILE}): install titokc again")
+    return ModelFiles(EMBEDDED_FILE, EMBEDDED_FILE.with_suffix(".json"), EMBEDDED)
 
 
 def _at(path: Path) -> ModelFiles:
@@ -197,11 +212,11 @@ def _config_beside(weights: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _snapshot(repo_id: str) -> Path | None:
-    """The cached main revision of a repository, if it has weights."""
-    folder = hub_cache() / f"models--{repo_id.replace('/', '--')}"
+def _snapshot(release: Release) -> Path | None:
+    """The cached revision of a repository, the main one where none is pinned, if it has weights."""
+    folder = hub_cache() / f"models--{release.repo_id.replace('/', '--')}"
     try:
-        revision = (folder / "refs" / "main").read_text(encoding="ascii").strip()
+        revision = release.revision or (folder / "refs" / "main").read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return None
     snapshot = folder / "snapshots" / revision
@@ -210,14 +225,13 @@ def _snapshot(repo_id: str) -> Path | None:
 
 def _not_found(name: str) -> str:
     places = f"looked in {models_dir()} and {hub_cache()}"
-    if name in RELEASES:
-        release = RELEASES[name]
+    if release := releases().get(name):
         aside = f"; the folder ./{name} is ./{name}, not {name}" if Path(name).exists() else ""
         return (
             f"the model {name} ({release.parameters * 4 / 1e6:,.0f} MB) is not on this machine: {places}{aside}. "
             f"Get it with `titokc models fetch {name}`, or, if you have it, "
             f"`titokc models install PATH --name {name}`, or do without: the embedded model nano needs no download"
         )
-    known = ", ".join(("nano", *RELEASES))
+    known = ", ".join(("nano", *releases()))
     hint = f"; `titokc models fetch {name}` may find it on the hub" if _REPO_ID.fullmatch(name) else ""
     return f"no model {name!r}: not a path, not a known name ({known}), and not installed ({places}){hint}"

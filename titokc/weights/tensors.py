@@ -6,12 +6,9 @@
 import json
 import os
 import pickle
-import shutil
 import struct
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from titokc.errors import OutputError, WeightsError
-from titokc.files import reason
+from titokc.files import reason, staged
 from titokc.weights import int8
 from titokc.weights.places import CONFIG_NAME, WEIGHTS_NAMES
 
@@ -79,45 +76,15 @@ def read(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def write(
-    directory: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor], fingerprint: bytes
-) -> None:
-    """Writes config.json and model.safetensors (which notes the fingerprint) into a folder, all of it or nothing.
-
-    A model directory of that name is replaced, anything else that is there is left alone. Raises OutputError.
-    """
-    target = Path(directory)
-    if target.exists() and not (target.is_dir() and (_is_model(target) or not any(target.iterdir()))):
-        raise OutputError(f"{target} exists and is no model directory: choose another name")
+def write(directory: str | os.PathLike[str], config: Any, tensors: Mapping[str, Tensor], notes: dict[str, str]) -> None:
+    """Writes config.json and model.safetensors with these notes into a folder, where other files stay. OutputError."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".titokc.", suffix=".part", dir=target.parent))
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {reason(error)}") from error
-    try:
-        new = staging / "new"
-        new.mkdir()
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(plain, new / WEIGHTS_NAMES[0], {"format": "pt", "fingerprint": fingerprint.hex()})
-        (new / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        for path in (*new.iterdir(), new):
-            _sync(path)
-        try:
-            if target.exists():
-                target.rename(staging / "old")
-            new.rename(target)
-        except BaseException:
-            if not target.exists():
-                with suppress(OSError):
-                    (staging / "old").rename(target)
-            raise
-        _sync(target.parent)
+        with staged(directory) as folder:
+            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(plain, folder / WEIGHTS_NAMES[0], {"format": "pt", **notes})
+            (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     except SafetensorError as error:
-        raise OutputError(f"{target} cannot be written: {error}") from error
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {reason(error)}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        raise OutputError(f"{directory} cannot be written: {error}") from error
 
 
 def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: Path) -> None:
@@ -161,10 +128,6 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
-def _is_model(folder: Path) -> bool:
-    return (folder / CONFIG_NAME).is_file() and (folder / WEIGHTS_NAMES[0]).is_file()
-
-
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
 
@@ -175,15 +138,3 @@ def _type(tensor: Tensor) -> str:
 
 def _first(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-def _sync(path: Path) -> None:
-    """To the disk; folders too, where the system can open them (Windows cannot)."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

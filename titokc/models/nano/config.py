@@ -53,6 +53,11 @@ class NanoConfig:
     def patches(self) -> int:
         return (self.thumb_size // self.patch_size) ** 2
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """See `titokc.models.interface.Config`."""
+        return self.min_tokens, self.num_tokens
+
     def to_dict(self) -> dict[str, Any]:
         """See `titokc.models.interface.Config`."""
         return {"architecture": self.architecture, **asdict(self)}

@@ -39,7 +39,7 @@ class NanoTokenizer(Tokenizer):
         self.config = config
         self.side = config.image_size
         self.codebook_size = config.codebook_size
-        self.min_tokens, self.max_tokens = config.min_tokens, config.num_tokens
+        self.min_tokens, self.max_tokens = config.counts
         self.nested = self.searches = True
         self.fit_steps = 1 + config.num_tokens
         self.quantizer = AdaptiveResidualVQ(

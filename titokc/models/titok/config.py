@@ -86,6 +86,11 @@ class TiTokConfig:
         """P, on a square grid."""
         return (self.image_size // self.patch_size) ** 2
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """See `titokc.models.interface.Config`."""
+        return self.min_tokens or self.num_latent_tokens, self.num_latent_tokens
+
     def to_dict(self) -> dict[str, Any]:
         """See `titokc.models.interface.Config`."""
         return {"architecture": self.architecture, **asdict(self)}

@@ -40,8 +40,7 @@ class TiTok(Tokenizer):
         self.config = config
         self.side = config.image_size
         self.codebook_size = config.codebook_size
-        self.max_tokens = config.num_latent_tokens
-        self.min_tokens = config.min_tokens or config.num_latent_tokens
+        self.min_tokens, self.max_tokens = config.counts
         self.nested = config.min_tokens > 0
         self.latent_tokens = embedding(config.num_latent_tokens, config.encoder.width)
         self.encoder = Encoder(config)
@@ -76,6 +75,11 @@ class TiTok(Tokenizer):
         """See `Tokenizer.encode`. UsageError for a number of tokens that the model does not make."""
         count = self.token_count(tokens)
         return self.quantize.assign(self.latents(images)[:, :count])
+
+    def distances(self, images: Tensor) -> Tensor:
+        """RGB [B, 3, S, S] -> squared distances [B, K, V] of the latents to every entry of the codebook."""
+        assert isinstance(self.quantize, VectorQuantizer)
+        return torch.stack([self.quantize.distances(latents) for latents in self.latents(images)])
 
     def latents(self, images: Tensor) -> Tensor:
         """RGB [B, 3, S, S] -> float32 latents [B, K, T], what `encode` quantises."""
