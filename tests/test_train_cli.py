@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,7 +141,9 @@ def test_both_stages_of_titok(data, tmp_path):
     assert torch.equal(given["pixel_decoder.conv_in.weight"], load_file(proxy[1])["decoder.conv_in.weight"])
 
     stage2 = " ".join(setting for setting in TITOK.split() if not setting.startswith("model."))
-    stage2 += " phases.0.losses.convnext=0 phases.0.losses.gan_start=0.5 discriminator_channels=32"
+    stage2 += (
+        " phases.0.objective.convnext=0 phases.0.objective.gan_start=0.5 phases.0.objective.discriminator_channels=32"
+    )
     alone = invoke(*arguments(data, tmp_path / "two", "titok-s-128-stage2", stage2, "--steps", 2))
     assert (alone.exit_code, "--init-from" in alone.output) == (2, True)
     train(data, tmp_path / "two", "titok-s-128-stage2", stage2, "--steps", 2, "--init-from", tmp_path / "model")
@@ -150,11 +153,93 @@ def test_both_stages_of_titok(data, tmp_path):
 
 
 def test_dry_run_writes_nothing(data, tmp_path):
-    said = train(data, tmp_path / "run", "titok-s-128-single", TITOK, "--dry-run")
+    settings = f"{TITOK} phases.0.objective.lpips=0 phases.0.objective.convnext=0"
+    settings += " phases.0.objective.discriminator_channels=32"
+    said = train(data, tmp_path / "run", "titok-s-128-single", settings, "--dry-run")
+    assert "12 training images, 0 for validation" in said
     assert "parameters: 32,744; trained 32,744 by adamw" in said
-    assert "discriminator: 1,647,233 parameters" in said
+    assert "adversary: 107,683 parameters" in said
+    assert "(measured: 4 images in " in said
     assert "hours for 650,000 steps" in said
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_missing_weights_are_told_before_anything_is_decoded(data, tmp_path, monkeypatch, more):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    result = invoke(*arguments(data, tmp_path / "run", "titok-s-128-single", TITOK, "--steps", 1, *more))
+    assert (result.exit_code, "vgg16-397923af.pth" in result.output) == (5, True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_few_photographs_simply_works(tmp_path, write_photos):
+    """The recipe's own batches, more than there are images; the quantiser's fit says how far it is."""
+    (tmp_path / "data").mkdir()
+    write_photos(tmp_path / "data", 3)
+    settings = " ".join(setting for setting in NANO.split() if "batch_size" not in setting)
+    said = train(tmp_path / "data", tmp_path / "run", "nano", settings, "--steps", 2)
+    assert "3 training images (decoded once), 0 for validation" in said
+    assert "a batch of 128 shows each image several times, cropped differently" in said
+    assert "fitting the tokenizer to training images: 9 steps, 0 done" in said
+
+
+def test_what_cannot_begin_leaves_nothing_behind(data, tmp_path):
+    for recipe, more, code in (
+        ("nano", ("--val", tmp_path / "nowhere"), 1),
+        ("titok-s-128-stage1", (), 2),  # no --proxy
+        ("nano", ("--set", "phases.0.views.0.min_source=9"), 1),
+    ):
+        settings = NANO if recipe == "nano" else TITOK
+        result = invoke(*arguments(data, tmp_path / "run", recipe, settings, "--steps", 1, *more))
+        assert result.exit_code == code, result.output
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_a_recipe_of_ones_own_is_left_alone(data, tmp_path):
+    (tmp_path / "recipe.json").write_text("mine")
+    for more, code in (((), 2), (("--resume",), 4)):
+        assert invoke(*arguments(data, tmp_path, "nano", NANO, "--steps", 1, *more)).exit_code == code
+    assert (tmp_path / "recipe.json").read_text() == "mine"
+
+
+def test_other_images_at_resume_are_refused(data, tmp_path, write_photos):
+    folder, run = tmp_path / "data", tmp_path / "run"
+    folder.mkdir()
+    write_photos(folder, 12)
+    train(folder, run, "nano", NANO, "--steps", 1)
+    train(data, run, "nano", "", "--steps", 2, "--resume")  # the same ones elsewhere
+    (folder / "1.png").unlink()
+    result = invoke(*arguments(folder, run, "nano", "", "--steps", 3, "--resume"))
+    assert (result.exit_code, "begun with other training or validation images" in result.output) == (2, True)
+    train(folder, run, "nano", "", "--steps", 3, "--resume", "--other-data")
+
+
+def test_killed_before_its_first_checkpoint(data, tmp_path):
+    """--resume then knows the recipe and its settings."""
+    run = tmp_path / "run"
+    train(data, run, "nano", NANO, "--steps", 1)
+    shutil.rmtree(run / "checkpoints")
+    result = invoke(
+        "train", data, "-o", run, "--resume", "--steps", 1, "--cache", tmp_path / "cache", "--device", "cpu"
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads((run / "recipe.json").read_text())["model"]["width"] == 16
+
+
+def test_starting_from_a_model_by_name(data, tmp_path):
+    settings = "phases.0.views.0.batch_size=1 phases.1.share=0 phases.2.share=0"
+    train(
+        data,
+        tmp_path / "run",
+        "nano",
+        f"{settings} phases.0.views.0.min_source=0.1",
+        "--steps",
+        1,
+        "--init-from",
+        "nano",
+    )
+    first = load_file(tmp_path / "run" / "checkpoints" / "step-00000000" / "tokenizer.safetensors")
+    assert all(torch.equal(tensor, first[name]) for name, tensor in weights.load("nano").state_dict().items())
 
 
 @pytest.mark.parametrize(

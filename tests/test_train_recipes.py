@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from titokc.errors import UsageError, WeightsError
-from titokc.train.presets import NAMES, named
-from titokc.train.recipes import from_json, override, to_json
+from titokc.train.objectives.proxy import Proxy
+from titokc.train.recipes import NAMES, named
+from titokc.train.recipes.schema import from_json, override, to_json
 
 
 def test_there_are_these_presets():
@@ -39,25 +40,25 @@ def test_stage_1_is_the_papers():
     assert (recipe.steps, view.batch_size, view.side) == (1_000_000, 256, 256)
     assert (phase.lr, recipe.betas, recipe.weight_decay) == (1e-4, (0.9, 0.99), 1e-4)
     assert (phase.warmup, phase.lr * recipe.final_lr, recipe.ema_decay, recipe.clip) == (10_000, 1e-5, 0.999, 1.0)
-    assert (phase.losses.codes, phase.losses.quantizer, phase.losses.l2, phase.losses.gan) == (1.0, 1.0, 0.0, 0.0)
+    assert phase.objective == Proxy(codes=1.0, quantizer=1.0)
     assert (view.min_scale, view.jitter, recipe.muon) == (1.0, 0.0, False)
 
 
 def test_stage_2_is_the_papers():
     recipe = named("titok-l-32-stage2")
     (phase,) = recipe.phases
-    losses = phase.losses
+    losses = phase.objective
     assert (recipe.steps, phase.warmup, recipe.betas, recipe.needs_weights) == (500_000, 5_000, (0.9, 0.999), True)
     assert (losses.l2, losses.convnext, losses.gan, losses.lecam) == (1.0, 0.1, 0.01, 0.001)
     assert losses.gan_start * recipe.steps == 20_000
     assert phase.trainable == ("decoder.", "pixel_quantize.", "pixel_decoder.")
-    assert recipe.discriminator_lr == 1e-4
+    assert losses.discriminator_lr == 1e-4
 
 
 def test_single_stage_is_the_improved_recipe():
     recipe = named("titok-s-128-single")
     (phase,) = recipe.phases
-    losses = phase.losses
+    losses = phase.objective
     assert (losses.l2, losses.lpips, losses.convnext, losses.gan, losses.lecam) == (1.0, 1.0, 0.1, 0.1, 0.001)
     assert round(losses.gan_start * recipe.steps) == 200_000
     assert (recipe.steps, recipe.model.is_legacy, recipe.revival_patience > 0) == (650_000, False, True)

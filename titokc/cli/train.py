@@ -12,10 +12,11 @@ import click
 @click.option("-o", "--output", "run", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a field: phases.0.lr=1e-3.")
 @click.option("--resume", is_flag=True, help="Continue the run in the folder, if it has begun.")
-@click.option("--init-from", type=click.Path(path_type=Path), help="Start from a model (name, folder or file).")
-@click.option("--proxy", "vqgan", type=click.Path(path_type=Path), help="MaskGIT-VQGAN's weights, for stage 1.")
-@click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Budget in minutes of training.")
-@click.option("--steps", type=click.IntRange(min=1), help="Budget in optimiser steps.")
+@click.option("--other-data", is_flag=True, help="With --resume: the images are meant to be others than before.")
+@click.option("--init-from", help="Start from a model (name, folder or file).")
+@click.option("--proxy", type=click.Path(path_type=Path), help="MaskGIT-VQGAN's weights, for stage 1.")
+@click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Budget in minutes, fitting included.")
+@click.option("--steps", type=click.IntRange(min=1), help="Budget in steps; given both, what ends first.")
 @click.option("--val", type=click.Path(path_type=Path), help="Validation images; default: a part of DATA is held out.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of decoded images; default: in the run folder.")
 @click.option(
@@ -36,7 +37,8 @@ import click
 def train(data: Path, run: Path, **options: Any) -> None:
     """Train a tokenizer on DATA, a folder of images or of WebDataset .tar shards.
 
-    The run folder holds checkpoints, log.jsonl and TensorBoard files. A killed run continues with --resume.
+    val/ in DATA is for validation, and so are shards named val*; without either some images are held out. The run
+    folder holds checkpoints, log.jsonl and TensorBoard files. A killed run continues with --resume.
     """
     from titokc.train.start import start
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from titokc.errors import InputError
 from titokc.train.data import ImageSet
-from titokc.train.recipes import View
+from titokc.train.recipes.schema import View
 
 GOLDEN = (5**0.5 - 1) / 2
 

@@ -1,11 +1,10 @@
-"""Checkpoints of a run: folders of safetensors and JSON that appear whole or not at all; no pickle.
+"""Checkpoints of a run: folders of safetensors and JSON that appear whole or not at all (`titokc.files`); no pickle.
 
 `RUN/checkpoints/step-00001000/` holds one safetensors file a part (tokenizer, average, optimisers, random state) and
 state.json. The last two and the best are kept. `titokc.train.loop` decides what goes in.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from titokc.errors import UsageError, WeightsError
+from titokc.errors import OutputError, UsageError, WeightsError
+from titokc.files import LITTER, staged
 from titokc.weights.tensors import check_fit
 
 
@@ -27,24 +27,29 @@ class DamagedCheckpointError(WeightsError):
 Parts = dict[str, dict[str, Tensor]]
 
 
-def save(run: Path, step: int, parts: Parts, state: dict[str, Any], keep: set[int]) -> Path:
-    """Writes the checkpoint of `step`, then deletes all but the last two and those of the steps in `keep`."""
+def save(run: Path, called: str, parts: Parts, state: dict[str, Any], keep: set[int]) -> Path:
+    """Writes a checkpoint, called as `name_of` says, then deletes all but the last two and those of the steps in
+    `keep`. Raises OutputError, and then what was there before is there again."""
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    for litter in folder.glob(".part-*"):
+    for litter in (*folder.glob(".part-*"), *folder.glob(LITTER)):
         shutil.rmtree(litter)
-    part, final = folder / f".part-{step:08d}", folder / f"step-{step:08d}"
-    part.mkdir()
-    for name, tensors in parts.items():
-        contiguous = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
-        save_file(contiguous, part / f"{name}.safetensors")
-    (part / "state.json").write_text(json.dumps(state, indent=1) + "\n")
-    for path in (*part.iterdir(), part):
-        _sync(path)
+    final, before = folder / called, folder / f".part-{called}"
     if final.exists():
-        discard(final)
-    part.rename(final)
-    _sync(folder)
+        final.rename(before)
+    try:
+        with staged(final) as part:
+            for key, tensors in parts.items():
+                contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+                save_file(contiguous, part / f"{key}.safetensors")
+            (part / "state.json").write_text(json.dumps(state, indent=1, allow_nan=False) + "\n")
+    except BaseException as error:
+        if before.exists():
+            before.rename(final)
+        if isinstance(error, SafetensorError):
+            raise OutputError(f"{final} cannot be written: {error}") from error
+        raise
+    shutil.rmtree(before, ignore_errors=True)
     for old in saved(run)[:-2]:
         if step_of(old) not in keep:
             discard(old)
@@ -66,8 +71,15 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
         yield
 
 
+def name_of(step: int, fitted: int | None = None) -> str:
+    """Of the checkpoint of a step, or of a fit that is so far."""
+    return f"step-{step:08d}" if fitted is None else f"fit-{fitted:08d}"
+
+
 def step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
+    """The step of a checkpoint, -1 during a fit."""
+    kind, _, number = folder.name.partition("-")
+    return int(number) if kind == "step" else -1
 
 
 def discard(folder: Path) -> None:
@@ -77,17 +89,10 @@ def discard(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def saved(run: Path) -> list[Path]:
     """The run's complete checkpoints, oldest first."""
-    return sorted((run / "checkpoints").glob("step-*"))
+    folder = run / "checkpoints"
+    return sorted(folder.glob("fit-*")) + sorted(folder.glob("step-*"))
 
 
 def load(folder: Path, only: str = "*") -> tuple[Parts, dict[str, Any]]:

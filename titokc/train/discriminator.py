@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from titokc.train import optim
 from titokc.train.distributed import Group
 
+# Most of a gradient's norm.
+_CLIP = 1.0
+
 
 class BlurPool(nn.Module):
     """Halves the sides after a [1 3 3 1] low-pass (arXiv 1904.11486)."""
@@ -41,44 +44,54 @@ class Discriminator(nn.Sequential):
 class Adversary:
     """A discriminator with its optimiser and the running means of its logits, which LeCam (arXiv 2104.03310) needs."""
 
-    def __init__(self, device: torch.device, group: Group, channels: int = 128) -> None:
+    def __init__(
+        self, device: torch.device, group: Group, channels: int = 128, lr: float = 1e-4, lecam: float = 0.001
+    ) -> None:
         self.network = Discriminator(channels).to(device)
         self._spread = group.spread(self.network)
-        self._group = group
+        self._device, self._group, self._lr, self._lecam = device, group, lr, lecam
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.0, betas=(0.9, 0.999), weight_decay=1e-4)
         self._names: optim.Names = {parameter: name for name, parameter in self.network.named_parameters()}
         self.real_mean, self.fake_mean = 0.0, 0.0
+        self._shown: list[tuple[Tensor, Tensor]] = []
 
     def generator_term(self, output: Tensor) -> Tensor:
         """What the reconstructions [B, 3, H, W] pay for looking unreal; the discriminator gets no gradient."""
         self.network.requires_grad_(False)
         return -self.network(output).float().mean()
 
-    def step(self, real: Tensor, fake: Tensor, lr: float, lecam: float, micro: int, clip: float) -> dict[str, float]:
-        """One hinge step of the discriminator on two batches [B, 3, H, W]; its loss and mean logits, for the log."""
+    def show(self, real: Tensor, fake: Tensor) -> None:
+        """A part of the batch [B, 3, H, W] that the next step learns from."""
+        self._shown.append((real, fake.detach().float()))
+
+    def step(self, factor: float) -> dict[str, float]:
+        """One hinge step of the discriminator on what it was shown, at its rate times `factor`; its loss and mean
+        logits, for the log, if there was anything."""
+        if not self._shown:
+            return {}
         self.network.requires_grad_(True)
         sums = {"loss": 0.0, "real": 0.0, "fake": 0.0}
-        for start in range(0, len(real), micro):
-            parts = real[start : start + micro], fake[start : start + micro]
-            share = len(parts[0]) / len(real)
-            real_logits, fake_logits = self._spread(torch.cat(parts)).float().chunk(2)
+        for part in self._shown:
+            share = len(part[0]) / sum(len(real) for real, _ in self._shown)
+            real_logits, fake_logits = self._spread(torch.cat(part)).float().chunk(2)
             loss = F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
             regulariser = F.relu(real_logits - self.fake_mean).square().mean()
             regulariser = regulariser + F.relu(self.real_mean - fake_logits).square().mean()
-            ((loss + lecam * regulariser) * share).backward()
+            ((loss + self._lecam * regulariser) * share).backward()
             found = {"loss": loss, "real": real_logits.mean(), "fake": fake_logits.mean()}
             for name, value in found.items():
                 sums[name] += share * float(value.detach())
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), clip)
+        self._shown.clear()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP)
         for settings in self.optimizer.param_groups:
-            settings["lr"] = lr
+            settings["lr"] = factor * self._lr
         if torch.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        means = {name: value / self._group.size for name, value in self._group.sum(sums, real.device).items()}
+        means = {name: value / self._group.size for name, value in self._group.sum(sums, self._device).items()}
         self.real_mean = 0.999 * self.real_mean + 0.001 * means["real"]
         self.fake_mean = 0.999 * self.fake_mean + 0.001 * means["fake"]
-        return means
+        return {f"discriminator_{name}": value for name, value in means.items()}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The parts of a checkpoint that hold it."""
@@ -90,6 +103,7 @@ class Adversary:
 
     def load(self, parts: dict[str, dict[str, Tensor]]) -> None:
         """Puts back what `tensors` gave; a checkpoint from before the discriminator leaves it untrained."""
+        self._shown.clear()
         if "discriminator" not in parts:
             return
         tensors = dict(parts["discriminator"])

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from titokc import weights
 from titokc.errors import InputError
-from titokc.train import checkpoint, recipes
+from titokc.train import checkpoint
+from titokc.train.recipes import schema
 from titokc.train.start import build
 
 
@@ -17,9 +18,11 @@ def export(run: Path, directory: Path, last: bool = False, bits: int = 32, overw
     folders = checkpoint.saved(run)
     if not folders:
         raise InputError(f"{run}: no run of titokc train, there are no checkpoints in it")
-    recipe = recipes.from_json((run / "recipe.json").read_text(), run / "recipe.json")
+    recipe = schema.from_json((run / "recipe.json").read_text(), run / "recipe.json")
     folder = folders[-1]
     parts, state = checkpoint.load(folder, only="average")
+    if checkpoint.step_of(folder) < 0:
+        raise InputError(f"{run}: its tokenizer is still being fitted: continue with titokc train --resume")
     if not last and (best := next((f for f in folders if checkpoint.step_of(f) == state["best_step"]), None)):
         folder = best
         parts, _ = checkpoint.load(folder, only="average")

@@ -7,28 +7,25 @@ over the same pictures cost no search of their own.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from titokc.models.interface import Reconstruction, Tokenizer
-from titokc.models.titok.pixel_decoder import MaskGITVQGAN
-from titokc.models.titok.tokenizer import ProxyPrediction
-from titokc.train import losses
 from titokc.train.augment import Batch
-from titokc.train.discriminator import Adversary
 from titokc.train.distributed import Group
-from titokc.train.recipes import Phase
+from titokc.train.objectives.interface import Objective, Shown
+from titokc.train.recipes.schema import Phase
 from titokc.train.validate import token_counts
 
 
-class Measured(NamedTuple):
-    """What the passes over a batch found: sums and means by name, the images, and their reconstructions."""
+def decibels(output: Tensor, images: Tensor) -> Tensor:
+    """For the log, on the device: PSNR of each image [B], [B, 3, H, W] against peak 1, the output clamped to [0, 1].
 
-    values: dict[str, float]
-    images: Tensor
-    outputs: Tensor
+    What is published is `titokc.judge.pixels.psnr`, of 8-bit pictures."""
+    error = (output.detach().float().clamp(0, 1) - images).square().mean((1, 2, 3))
+    return -10 * error.clamp_min(1e-10).log10()
 
 
 class _Tally:
@@ -55,6 +52,24 @@ class _Tally:
             self.values[f"images/{count}"] += 1
 
 
+class _Pass(nn.Module):
+    """What an objective makes of a tokenizer, as a module whose gradients can be shared among processes.
+
+    made: of the last pass; it does not go through the wrapper, which would cut its gradients off.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.made: Reconstruction | None = None
+
+    def forward(self, objective: Objective[Any], batch: Shown, search: bool) -> dict[str, Tensor]:
+        terms, self.made = objective.terms(self.tokenizer, batch)
+        if search and self.made is not None:
+            self.made.images.retain_grad()
+        return terms
+
+
 class Gradients:
     """Forward and backward passes of this process, which leave gradients in `tokenizer`'s parameters.
 
@@ -65,79 +80,51 @@ class Gradients:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        criterion: losses.Criterion,
         group: Group,
         *,
-        codes: MaskGITVQGAN | None = None,
-        adversary: Adversary | None = None,
         micro_batch: int = 0,
         token_drop_step: int = 1,
         autocast: torch.dtype = torch.float32,
     ) -> None:
-        self.tokenizer, self.criterion, self.group = tokenizer, criterion, group
+        self.tokenizer, self.group = tokenizer, group
         self.scaler = torch.amp.GradScaler(tokenizer.device.type, enabled=autocast == torch.float16)
-        self._codes, self._adversary = codes, adversary
         self._micro_batch, self._token_drop_step, self._autocast = micro_batch, token_drop_step, autocast
-        self._pass: nn.Module = losses.Pass(tokenizer)
+        self.enter()
 
     def enter(self) -> None:
         """Takes note of the parameters that train from now on."""
-        self._pass = self.group.spread(losses.Pass(self.tokenizer))
+        self._pass = _Pass(self.tokenizer)
+        self._spread = self.group.spread(self._pass)
 
     def casting(self) -> AbstractContextManager[Any]:
         device = self.tokenizer.device.type
         return torch.autocast(device, self._autocast, enabled=self._autocast != torch.float32)
 
-    def of(self, batch: Batch, phase: Phase, with_gan: bool) -> Measured:
-        """The gradients of one batch; PSNR by token count and outputs are those of each picture's first pass."""
+    def of(self, batch: Batch, phase: Phase, objective: Objective[Any], progress: float) -> dict[str, float]:
+        """The gradients of one batch, this far in the phase; returns sums and means by name. PSNR by token count is
+        that of each picture's first pass."""
         tally = _Tally(token_counts(self.tokenizer))
         images = batch.images(self.tokenizer.device)
         counts = self._token_counts(batch.draws)
-        outputs: list[Tensor] = []
         passes = 1 + phase.search
         for rows in _slices(len(images), self._micro_batch or len(images)):
             part, latents = images[rows], None
-            kept = None if counts is None else counts[rows]
+            keep = None if counts is None else counts[rows]
             share = len(part) / len(images) / passes
             for turn in range(passes):
                 last = rows.stop == len(images) and turn == passes - 1
-                with nullcontext() if last else self.group.apart(self._pass):
-                    made, terms = self._pass_once(phase, part, kept, latents, with_gan, share)
+                shown = Shown(part, None if keep is None else keep.to(part.device), latents, progress)
+                with nullcontext() if last else self.group.apart(self._spread):
+                    with self.casting():
+                        terms = self._spread(objective, shown, phase.search > 0)
+                    self.scaler.scale(torch.stack(list(terms.values())).sum() * share).backward()
                 tally.losses(terms, share)
-                if not isinstance(made, Reconstruction):
-                    continue
-                tally.quality(turn, losses.psnr(made.images, part), kept)
-                if turn < phase.search:
-                    latents = self._better_latents(made, part)
-                if not turn:
-                    outputs.append(made.images.detach().float())
-        return Measured(tally.values, images, torch.cat(outputs) if outputs else images)
-
-    def _pass_once(
-        self,
-        phase: Phase,
-        images: Tensor,
-        kept: Tensor | None,
-        latents: Tensor | None,
-        with_gan: bool,
-        share: float,
-    ) -> tuple[Reconstruction | ProxyPrediction, dict[str, Tensor]]:
-        """Forwards and, with the weight `share`, backwards: (what was made, the terms of its loss)."""
-        device = self.tokenizer.device
-        with self.casting():
-            made = self._pass(images, None if kept is None else kept.to(device), latents, bool(phase.losses.codes))
-            if isinstance(made, Reconstruction):
-                terms = self.criterion.pixels(phase.losses, made.images, images, made.quantizer_loss)
-            else:
-                assert self._codes is not None
-                codes = self._codes.encode(images)
-                terms = self.criterion.codes(phase.losses, made.logits, codes, made.quantizer_loss)
-            if with_gan and self._adversary is not None:
-                terms["gan"] = phase.losses.gan * self._adversary.generator_term(made.images)
-        if phase.search:
-            made.images.retain_grad()
-        self.scaler.scale(torch.stack(list(terms.values())).sum() * share).backward()
-        return made, terms
+                made = self._pass.made
+                if made is not None:
+                    tally.quality(turn, decibels(made.images, part), keep)
+                    if turn < phase.search:
+                        latents = self._better_latents(made, part)
+        return tally.values
 
     def _better_latents(self, made: Reconstruction, images: Tensor) -> Tensor:
         """What the next pass over the images quantises, by the gradient that this one has left."""

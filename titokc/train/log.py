@@ -1,14 +1,18 @@
 """What a person watches: the tqdm line, log.jsonl, and TensorBoard where it is installed."""
 
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
+
+_SAY_EVERY_S = 30.0
 
 
 class RunLog:
@@ -19,7 +23,7 @@ class RunLog:
 
     def __init__(self, run: Path, say: Callable[[str], None], quiet: bool = False) -> None:
         run.mkdir(parents=True, exist_ok=True)
-        self._say = say
+        self._say, self._quiet = say, quiet
         self._file = (run / "log.jsonl").open("a")
         self._smooth: dict[str, float] = {}
         self._clock = time.monotonic()
@@ -32,6 +36,17 @@ class RunLog:
         else:
             self._board = SummaryWriter(str(run / "tensorboard"))
 
+    @classmethod
+    @contextmanager
+    def open(cls, run: Path, say: Callable[[str], None], quiet: bool, first: bool) -> Iterator["RunLog | None"]:
+        """The log while it is used; None for a process that is not the first."""
+        log = cls(run, say, quiet) if first else None
+        try:
+            yield log
+        finally:
+            if log is not None:
+                log.close()
+
     def message(self, text: str, step: int, **values: Any) -> None:
         """An event: said aloud and kept in log.jsonl."""
         with tqdm.external_write_mode():
@@ -39,8 +54,10 @@ class RunLog:
         self.record("message", step, {"text": text, **values})
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """One line of log.jsonl; numbers also become TensorBoard scalars."""
-        self._file.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 1), **values}) + "\n")
+        """One line of log.jsonl, with null for what is not finite; numbers also become TensorBoard scalars."""
+        row = {"kind": kind, "step": step, "time": round(time.time(), 1), **values}
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._file.flush()
         if self._board is not None:
             for name, value in values.items():
@@ -72,6 +89,13 @@ class RunLog:
         self._bar.set_description_str(
             f"step {step} loss {loss:.5f} dB {decibels} | {self._smooth['images_per_second']:.1f} images/s, {left} left"
         )
+
+    def fitting(self, done: int, steps: int, seconds: float) -> None:
+        """How far a fit is: on the progress line, or where there is no terminal a line now and then."""
+        self._bar.set_description_str(f"fitting: {done} of {steps}")
+        if self._bar.disable and not self._quiet and time.monotonic() - self._clock > _SAY_EVERY_S:
+            self._clock = time.monotonic()
+            self._say(f"fitting: {done} of {steps} after {timedelta(seconds=round(seconds))}")
 
     def close(self) -> None:
         self._bar.close()

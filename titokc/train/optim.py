@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from titokc.models.interface import Tokenizer
-from titokc.train.recipes import Recipe
 
 Names = Mapping[Tensor, str]
 
@@ -63,8 +62,10 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
-def build(tokenizer: nn.Module, recipe: Recipe) -> dict[str, torch.optim.Optimizer]:
-    """The optimisers by name: "muon" (where the recipe wants it) and "adamw", which decays weights of layers only.
+def build(
+    tokenizer: nn.Module, muon: bool, betas: tuple[float, float], weight_decay: float
+) -> dict[str, torch.optim.Optimizer]:
+    """The optimisers by name: "muon" (if `muon`) and "adamw", which decays weights of layers only.
 
     Parameters that need no gradient stay out.
     """
@@ -74,20 +75,20 @@ def build(tokenizer: nn.Module, recipe: Recipe) -> dict[str, torch.optim.Optimiz
             if not parameter.requires_grad:
                 continue
             layer_weight = name.endswith("weight") and parameter.ndim >= 2 and not isinstance(module, nn.Embedding)
-            if layer_weight and parameter.ndim == 2 and recipe.muon:
+            if layer_weight and parameter.ndim == 2 and muon:
                 matrices.append(parameter)
             elif layer_weight:
                 decayed.append(parameter)
             else:
                 plain.append(parameter)
     groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": decayed, "weight_decay": weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=recipe.betas, fused=True)
+    adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, fused=True)
     optimizers: dict[str, torch.optim.Optimizer] = {"adamw": adamw}
     if matrices:
-        optimizers["muon"] = Muon(matrices, lr=0.0, weight_decay=recipe.weight_decay)
+        optimizers["muon"] = Muon(matrices, lr=0.0, weight_decay=weight_decay)
     return optimizers
 
 

@@ -1,27 +1,30 @@
 """From the options of `titokc train` to a running `titokc.train.loop.Trainer`: recipe, data, tokenizer, device."""
 
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from tqdm import tqdm
 
-from titokc import inference, models, weights
+from titokc import models, weights
+from titokc.engines.torch import find_device, find_dtype
 from titokc.errors import InputError, UsageError
 from titokc.files import write_atomic
 from titokc.models.interface import Tokenizer
-from titokc.train import checkpoint, presets, recipes
-from titokc.train.data import ImageSet, Source, find
+from titokc.train import checkpoint, objectives, recipes
+from titokc.train.data import Found, ImageSet, Source, find
 from titokc.train.distributed import Group, local_device
 from titokc.train.estimate import estimate
 from titokc.train.log import RunLog
 from titokc.train.loop import Trainer
-from titokc.train.proxy import give_pixel_decoder, load_vqgan
-from titokc.train.recipes import Recipe
-from titokc.weights import places
+from titokc.train.objectives import Objective, Setup
+from titokc.train.recipes import schema
+from titokc.train.recipes.schema import Recipe
 
 
 def start(
@@ -31,8 +34,9 @@ def start(
     name: str | None = None,
     settings: tuple[str, ...] = (),
     resume: bool = False,
-    init_from: Path | None = None,
-    vqgan: Path | None = None,
+    other_data: bool = False,
+    init_from: str | None = None,
+    proxy: Path | None = None,
     max_minutes: float | None = None,
     steps: int | None = None,
     val: Path | None = None,
@@ -46,86 +50,95 @@ def start(
     dry_run: bool = False,
     say: Callable[[str], None],
 ) -> None:
-    """One `titokc train`; `say` takes one-line messages for the person."""
+    """One `titokc train`; `say` takes one-line messages for the person.
+
+    Nothing is written before all that can be known to be missing has been looked for.
+    """
     if threads:
         torch.set_num_threads(threads)
-    begun = bool(checkpoint.saved(run))
+    begun = (run / "recipe.json").exists()
     if begun and not resume:
         raise UsageError(f"{run} holds a run already: continue it with --resume, or choose another folder")
-    initial = None if init_from is None or begun else weights.load_files(places.locate(init_from))
+    initial = None if init_from is None or checkpoint.saved(run) else weights.load(init_from)
     recipe = choose_recipe(run, name, settings, initial, begun)
     if max_minutes is not None or steps is not None:
         recipe = replace(recipe, minutes=max_minutes or 0.0, steps=steps or 0)
-    place = local_device(inference.find_device(device))
-    if dry_run:
-        tokenizer = build(recipe).to(place)
-        for line in estimate(recipe, tokenizer, choose_dtype(dtype, place), int(os.environ.get("WORLD_SIZE", 1))):
-            say(line)
-        if initial is None and not begun and tokenizer.fit_steps:
-            say("before that its quantiser is fitted to training images, 10 to 20 minutes on two cores")
-        return
-    group = Group.join(place)
-    log = None
+    place = local_device(find_device(device))
+    autocast = choose_dtype(dtype, place)
+    found = _split(data, val)
+    group = Group() if dry_run else Group.join(place)
     try:
-        with checkpoint.locked(run) if group.first else nullcontext():
-            if group.first:
-                write_atomic(run / "recipe.json", recipes.to_json(recipe).encode())
-                log = RunLog(run, say, quiet)
-            tokenizer = build(recipe).to(place)
-            if initial is not None:
-                checkpoint.fill(tokenizer, initial.state_dict(), Path(init_from or ""))
-            folder = cache or run / "cache"
-            training, validation = image_sets(data, val, recipe, folder, cache_gib, group, log)
-            codes = None if vqgan is None else load_vqgan(vqgan).to(place)
-            if codes is not None and not begun:
-                give_pixel_decoder(tokenizer, codes)
+        tokenizer = build(recipe).to(place)
+        if initial is not None:
+            checkpoint.fill(tokenizer, initial.state_dict(), Path(init_from or ""))
+        schema.check(recipe, tokenizer)
+        setup = Setup(place, group, proxy)
+        begin = [objectives.begin(phase.objective, setup) if phase.share else None for phase in recipe.phases]
+        if dry_run:
+            _say_estimate(recipe, tokenizer, begin, found, autocast, initial is None and not begun, say)
+            return
+        with _held(run, recipe, group), RunLog.open(run, say, quiet, group.first) as log:
+            training, validation = image_sets(found, recipe, cache or run / "cache", cache_gib, group, log)
             trainer = Trainer(
                 recipe,
                 tokenizer,
+                begin,
                 training,
                 run,
                 validation=validation,
                 initialised=initial is not None,
-                codes=codes,
                 log=log,
                 group=group,
-                autocast=choose_dtype(dtype, place),
+                autocast=autocast,
                 workers=workers or (1 if training.cached and place.type == "cpu" else os.cpu_count() or 1),
             )
-            if begun:
-                trainer.resume()
-            if begun and log is not None:
-                spent = trainer.state.progress(recipe)
-                left = f"{spent:.0%} of the budget spent" if spent < 1 else "the budget is spent: give a larger one"
-                log.message(f"resumed at step {trainer.state.step}, {left}", trainer.state.step)
+            if checkpoint.saved(run):
+                trainer.resume(other_data)
             trainer.run()
     finally:
-        if log is not None:
-            log.close()
         group.leave()
+
+
+@contextmanager
+def _held(run: Path, recipe: Recipe, group: Group) -> Iterator[None]:
+    """Holds the run folder and keeps the recipe in it; what was asked for wrongly leaves nothing behind."""
+    if not group.first:
+        yield
+        return
+    new = not run.exists()
+    with checkpoint.locked(run):
+        write_atomic(run / "recipe.json", schema.to_json(recipe).encode())
+        try:
+            yield
+        except (InputError, UsageError):
+            if not checkpoint.saved(run):
+                (run / "recipe.json").unlink()
+                if new:
+                    shutil.rmtree(run)
+            raise
 
 
 def choose_recipe(
     run: Path, name: str | None, settings: tuple[str, ...], initial: Tokenizer | None, begun: bool
 ) -> Recipe:
-    """The run's own recipe if it has begun, else the named preset (for the model that `initial` is), with settings."""
+    """The run's own recipe if it has begun, else the named one (for the model that `initial` is), with settings."""
     if begun:
         path = run / "recipe.json"
-        saved = recipes.from_json(path.read_text(), path)
+        saved = schema.from_json(path.read_text(), path)
         if name not in {None, saved.name}:
             raise UsageError(f"{run} is a run of the recipe {saved.name}, not {name}")
-        recipe = recipes.override(saved, settings)
+        recipe = schema.override(saved, settings)
         if recipe.model != saved.model:
             raise UsageError(f"{run}: --set cannot change the model of a run that has begun")
         return recipe
     if name is None:
-        raise UsageError(f"a new run needs --recipe; there are {', '.join(presets.NAMES)}")
-    recipe = presets.named(name)
+        raise UsageError(f"a new run needs --recipe; there are {', '.join(recipes.NAMES)}")
+    recipe = recipes.named(name)
     if initial is not None:
         if type(initial.config) is not type(recipe.model):
             raise UsageError(f"the recipe {name} trains another kind of model than the {initial.name} of --init-from")
         recipe = replace(recipe, model=initial.config)
-    recipe = recipes.override(recipe, settings)
+    recipe = schema.override(recipe, settings)
     if recipe.needs_weights and initial is None:
         raise UsageError(f"the recipe {name} starts from trained weights: give them with --init-from")
     return recipe
@@ -136,7 +149,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto" and device.type == "cpu":
         has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
         return torch.bfloat16 if has_bfloat16 else torch.float32
-    return inference.find_dtype(None if dtype == "auto" else dtype, device)
+    return find_dtype(None if dtype == "auto" else dtype, device)
 
 
 def build(recipe: Recipe) -> Tokenizer:
@@ -145,20 +158,27 @@ def build(recipe: Recipe) -> Tokenizer:
     return models.build(recipe.model)
 
 
-def image_sets(
-    data: Path, val: Path | None, recipe: Recipe, folder: Path, cache_gib: float, group: Group, log: RunLog | None
-) -> tuple[ImageSet, ImageSet | None]:
-    """(training, validation) images; without a validation set some of at least 100 images are held out, 2 % or 1000."""
+def _split(data: Path, val: Path | None) -> Found:
+    """The images of DATA and of --val; without any for validation some of at least 100 are held out, 2 % or 1000."""
     found = find(data)
-    sources, held_out, notes = found.training, found.validation, found.notes
     if val is not None:
         given = find(val)
-        held_out, notes = given.training + given.validation, notes + given.notes
-    elif not held_out and len(sources) >= 100:
-        step = max(50, len(sources) // 1000)
-        held_out = sources[::step]
-        sources = [source for at, source in enumerate(sources) if at % step]
-    side = max(view.side for phase in recipe.phases if phase.share for view in phase.views)
+        return Found(found.training, given.training + given.validation, found.notes + given.notes)
+    if found.validation or len(found.training) < 100:
+        return found
+    step = max(50, len(found.training) // 1000)
+    rest = [source for at, source in enumerate(found.training) if at % step]
+    return Found(rest, found.training[::step], found.notes)
+
+
+def _cached_side(recipe: Recipe) -> int:
+    return max(view.side for phase in recipe.phases if phase.share for view in phase.views) * 9 // 8
+
+
+def image_sets(
+    found: Found, recipe: Recipe, folder: Path, cache_gib: float, group: Group, log: RunLog | None
+) -> tuple[ImageSet, ImageSet | None]:
+    """(training, validation) images, decoded by the first process; said what there is."""
 
     def progress(items: list[Source]) -> tqdm:
         return tqdm(items, desc="decoding", unit=" images", leave=False, disable=None if log is not None else True)
@@ -166,12 +186,13 @@ def image_sets(
     if not group.first:
         group.wait()
     training, validation = (
-        ImageSet(part, side * 9 // 8, folder, cache_gib * 2**30, progress=progress) for part in (sources, held_out)
+        ImageSet(part, _cached_side(recipe), folder, cache_gib * 2**30, progress=progress)
+        for part in (found.training, found.validation)
     )
     if group.first:
         group.wait()
     if log is not None:
-        for note in notes:
+        for note in found.notes:
             log.message(note, 0)
         for images in (training, validation):
             if bad := images.unreadable:
@@ -179,6 +200,33 @@ def image_sets(
                 log.message(f"skipped {len(bad)} unreadable images: {names}", 0, unreadable=bad)
         where = "decoded once" if training.cached else "decoded for every batch: more than --cache-gib"
         log.message(f"{len(training)} training images ({where}), {len(validation)} for validation", 0)
+        largest = max(view.batch_size for phase in recipe.phases if phase.share for view in phase.views)
+        if 0 < len(training) < largest:
+            log.message(f"a batch of {largest} shows each image several times, cropped differently", 0)
     if not len(training):
-        raise InputError(f"{data}: none of its {len(sources)} images can be read")
+        raise InputError(f"none of the {len(found.training)} training images can be read")
     return training, validation if len(validation) else None
+
+
+def _say_estimate(
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    begin: list[Objective | None],
+    found: Found,
+    autocast: torch.dtype,
+    fresh: bool,
+    say: Callable[[str], None],
+) -> None:
+    """What `--dry-run` says, measured on a few of the images."""
+    for note in found.notes:
+        say(note)
+    say(f"{len(found.training)} training images, {len(found.validation)} for validation")
+    some = found.training[:: max(1, len(found.training) // 16)][:16]
+    with TemporaryDirectory() as folder:
+        images = ImageSet(some, _cached_side(recipe), Path(folder))
+        if not len(images):
+            raise InputError(f"none of {len(some)} training images can be read, {images.unreadable[0]} for one")
+        for line in estimate(recipe, tokenizer, begin, images, autocast, int(os.environ.get("WORLD_SIZE", 1))):
+            say(line)
+    if fresh and tokenizer.fit_steps:
+        say("before that its quantiser is fitted to training images, 10 to 20 minutes on two cores (not measured)")

@@ -3,17 +3,23 @@
 import math
 from dataclasses import dataclass, field
 
-from titokc.train.recipes import Phase, Recipe
+from titokc.train.recipes.schema import Phase, Recipe
 
 
 @dataclass
 class State:
     """state.json of a checkpoint.
 
-    positions, view_steps: for each view of the current phase, samples and steps taken. elapsed: seconds of training.
-    smooth, lowest: the smoothed reconstruction loss of each view, and its lowest value in this phase. best_*: the
-    validation with the lowest loss in the current phase; val_*: the latest one.
+    data: the digests of the training and validation images. fitted: of `Tokenizer.fit_steps`, None when nothing is left
+    to fit; fitting: seconds spent on it.
+    positions, view_steps: for each view of the current phase, samples and steps taken. elapsed: seconds of fitting and
+    training. smooth, lowest: the smoothed reconstruction loss of each view, and its lowest value in this phase, None
+    before there is one. best_*: the validation with the lowest loss in the current phase; val_*: the latest one.
     """
+
+    data: list[str] = field(default_factory=list)
+    fitted: int | None = None
+    fitting: float = 0.0
 
     step: int = 0
     phase: int = 0
@@ -25,9 +31,9 @@ class State:
     elapsed: float = 0.0
     lr_scale: float = 1.0
     smooth: list[float] = field(default_factory=list)
-    lowest: list[float] = field(default_factory=list)
+    lowest: list[float | None] = field(default_factory=list)
     best_step: int = -1
-    best_loss: float = math.inf
+    best_loss: float | None = None
     best_phase: int = -1
     val_step: int = 0
     val_elapsed: float = 0.0
@@ -36,13 +42,15 @@ class State:
         """The first moment of a phase."""
         self.phase, self.phase_step, self.phase_began = phase, 0, progress
         self.positions, self.view_steps = [0] * views, [0] * views
-        self.smooth, self.lowest = [0.0] * views, [math.inf] * views
+        self.smooth, self.lowest = [0.0] * views, [None] * views
 
     def progress(self, recipe: Recipe) -> float:
-        """The part of the budget that is spent, 0 to 1."""
+        """The part of the budget that is spent, 0 to 1; phases share what a fit has left of it."""
         by_steps = self.step / recipe.steps if recipe.steps else 0.0
-        by_time = self.elapsed / (60 * recipe.minutes) if recipe.minutes else 0.0
-        return max(by_steps, by_time)
+        if not recipe.minutes:
+            return by_steps
+        left = 60 * recipe.minutes - self.fitting
+        return max(by_steps, (self.elapsed - self.fitting) / left if left > 0 else 1.0)
 
     def next_view(self, phase: Phase) -> int:
         """The view that is furthest behind its share of the phase's steps."""
@@ -58,9 +66,10 @@ class State:
             return True
         smooth = loss if self.view_steps[view] == 1 else 0.95 * self.smooth[view] + 0.05 * loss
         self.smooth[view] = smooth
+        lowest = self.lowest[view]
         if self.view_steps[view] >= 20:
-            self.lowest[view] = min(self.lowest[view], smooth)
-        return smooth > limit * self.lowest[view]
+            lowest = self.lowest[view] = smooth if lowest is None else min(lowest, smooth)
+        return lowest is not None and smooth > limit * lowest
 
 
 def phase_at(recipe: Recipe, progress: float) -> int:

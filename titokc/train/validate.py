@@ -1,8 +1,6 @@
-"""The validation set, and what the loop measures on it with the averaged weights."""
+"""The validation set, and what objectives measure on it with the averaged weights."""
 
-from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -13,10 +11,8 @@ from torch import Tensor
 from titokc import imaging
 from titokc.judge.pixels import psnr, ssim
 from titokc.models.interface import Tokenizer
-from titokc.train import losses
 from titokc.train.data import ImageSet
 from titokc.train.distributed import Group
-from titokc.train.recipes import Losses
 
 
 def token_counts(tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -46,20 +42,17 @@ def pictures(images: ImageSet, side: int, most: int) -> Tensor:
 def validate(
     tokenizer: Tokenizer,
     squares: Tensor,
-    criterion: losses.Criterion,
-    weights: Losses,
-    casting: AbstractContextManager[Any],
+    error: Callable[[Tensor, Tensor], Tensor | float],
     group: Group,
     batch_size: int = 16,
 ) -> tuple[dict[str, float], Tensor]:
     """Means over the pictures uint8 [N, 3, S, S], shared out among the processes, and a grid to look at.
 
-    "loss" (pixel and perceptual terms, mean over the token counts), "psnr/K", "ssim/K", "usage" (part of the V indices
-    that occur, whatever the token) and "perplexity". The grid, uint8 [3, H, W], has originals over reconstructions from
-    few tokens to many.
+    "loss" (`error` of reconstructions and images, the mean over the token counts), "psnr/K", "ssim/K", "usage" (part of
+    the V indices that occur, whatever the token) and "perplexity". The grid, uint8 [3, H, W], has originals
+    over reconstructions from few tokens to many.
     """
     counts = token_counts(tokenizer)
-    weights = replace(weights, quantizer=0.0, l2=weights.l2 or float(weights.codes > 0))
     mine = squares[group.rank :: group.size]
     sums = {f"{name}/{count}": 0.0 for name in ("psnr", "ssim") for count in counts} | {"loss": 0.0}
     histogram = torch.zeros(tokenizer.codebook_size, dtype=torch.int64, device=tokenizer.device)
@@ -68,10 +61,8 @@ def validate(
         images = mine[start : start + batch_size].to(tokenizer.device).float() / 255
         rows = [images[:4]]
         for count in counts:
-            with casting:
-                made = tokenizer.reconstruct(images, torch.full((len(images),), count))
-                terms = criterion.pixels(weights, made.images, images, made.quantizer_loss)
-            sums["loss"] += len(images) * float(sum(terms.values())) / len(counts)
+            made = tokenizer.reconstruct(images, torch.full((len(images),), count))
+            sums["loss"] += len(images) * float(error(made.images, images)) / len(counts)
             for original, picture in zip(_arrays(images), _arrays(made.images), strict=True):
                 sums[f"psnr/{count}"] += psnr(original, picture)
                 sums[f"ssim/{count}"] += ssim(original, picture) or 0.0
@@ -86,6 +77,15 @@ def validate(
     means["usage"] = float((histogram > 0).float().mean())
     means["perplexity"] = float(torch.special.entr(shares).sum().exp())
     return means, (grid * 255).round().to(torch.uint8).cpu()
+
+
+def described(tokenizer: Tokenizer, found: Mapping[str, float]) -> str:
+    """What the numbers of a validation say, for a person; of those of `validate`, if they are among them."""
+    counts = [count for count in token_counts(tokenizer) if f"psnr/{count}" in found]
+    said = ["dB by tokens " + " ".join(f"{count}:{found[f'psnr/{count}']:.2f}" for count in counts)] if counts else []
+    if "usage" in found:
+        said.append(f"codebook {found['usage']:.0%} used, perplexity {found['perplexity']:.0f}")
+    return ", ".join(said) or f"loss {found['loss']:.4g}"
 
 
 def _arrays(images: Tensor) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What a training recipe is: frozen dataclasses, changed by dotted path and kept as JSON in the run folder.
 
-A recipe is the whole experiment apart from the data: the model's configuration, phases, losses, optimisers and seed.
-`titokc.train.presets` has the named ones, `titokc.train.loop` runs them.
+A recipe is the whole experiment apart from the data: the model's configuration, phases with their objectives,
+optimisers and seed. `titokc.train.recipes` has the named ones, `titokc.train.loop` runs them.
 """
 
 import json
@@ -13,6 +13,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from titokc import models
 from titokc.errors import UsageError, WeightsError
 from titokc.models.interface import Tokenizer
+from titokc.train import objectives
+from titokc.train.objectives.pixels import Pixels
 
 
 @dataclass(frozen=True)
@@ -41,43 +43,19 @@ class View:
 
 
 @dataclass(frozen=True)
-class Losses:
-    """Weights of the loss terms; a term of weight 0 is neither computed nor imported.
-
-    l2, l1: pixels in [0, 1]. log_l2: the mean of ln(1 + 10^4 mse) over images, which weighs them as PSNR does: a dB is
-    worth the same in a smooth picture as in a busy one.
-    efficientnet, lpips, convnext: perceptual distances (`titokc.judge.networks`).
-    gan: hinge loss of the discriminator, from `gan_start` (part of the phase) on; lecam: its regulariser.
-    quantizer: the tokenizer's own codebook and commitment terms. codes: cross-entropy on proxy codes (stage 1).
-    """
-
-    l2: float = 1.0
-    log_l2: float = 0.0
-    l1: float = 0.0
-    efficientnet: float = 0.0
-    lpips: float = 0.0
-    convnext: float = 0.0
-    gan: float = 0.0
-    gan_start: float = 0.0
-    lecam: float = 0.001
-    quantizer: float = 1.0
-    codes: float = 0.0
-
-
-@dataclass(frozen=True)
 class Phase:
-    """A part (`share`, relative to the other phases') of the budget with its own batches, losses and learning rates.
+    """A part (`share`, relative to the other phases') of the budget with its own batches, objective and learning rates.
 
-    lr drives AdamW, muon_lr Muon; both are warmed up over `warmup` steps at the start of the phase and follow the
-    recipe's cosine. trainable: prefixes of the parameters that train (empty: all). search: further passes over each
-    batch, each from latents that the pass before found better (tokenizers that can search: nano); with them, the
-    decoder learns the tokens that a search makes.
+    objective: settings of one of `titokc.train.objectives.TABLE`. lr drives AdamW, muon_lr Muon; both are warmed up
+    over `warmup` steps at the start of the phase and follow the recipe's cosine. trainable: prefixes of the parameters
+    that train (empty: all). search: further passes over each batch, each from latents that the pass before found better
+    (tokenizers that can search); with them, the decoder learns the tokens that a search makes.
     """
 
     name: str
     share: float
     views: tuple[View, ...]
-    losses: Losses = field(default_factory=Losses)
+    objective: Any = field(default_factory=Pixels)
     lr: float = 1e-3
     muon_lr: float = 5e-3
     warmup: int = 100
@@ -113,8 +91,6 @@ class Recipe:
     muon: bool = True
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 1e-4
-    discriminator_lr: float = 1e-4
-    discriminator_channels: int = 128
     final_lr: float = 0.01
     clip: float = 1.0
     ema_decay: float = 0.999
@@ -230,15 +206,22 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 
 def to_json(recipe: Recipe) -> str:
     """The recipe as the run folder's recipe.json."""
-    return json.dumps(asdict(recipe) | {"model": recipe.model.to_dict()}, indent=2) + "\n"
+    data = asdict(recipe) | {"model": recipe.model.to_dict()}
+    names = {settings: name for name, (settings, _) in objectives.TABLE.items()}
+    for phase, written in zip(recipe.phases, data["phases"], strict=True):
+        written["objective"] |= {"kind": names[type(phase.objective)]}
+    return json.dumps(data, indent=2) + "\n"
 
 
 def from_json(text: str, source: Path) -> Recipe:
     """The recipe that `to_json` wrote; fields it lacks take their defaults. WeightsError for anything else."""
     try:
         data = json.loads(text)
+        for phase in data["phases"]:
+            settings, _ = objectives.TABLE[phase["objective"].pop("kind")]
+            phase["objective"] = _rebuilt(settings, phase["objective"])
         return _rebuilt(Recipe, data | {"model": models.configured(data["model"], {})})
-    except (ValueError, TypeError, KeyError, WeightsError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, WeightsError) as error:
         raise WeightsError(f"{source}: not a recipe of this version: {error}") from error
 
 

@@ -1,0 +1,49 @@
+"""Batches made by threads ahead of their use; `titokc.train.augment` says what is in them."""
+
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from titokc.train.augment import Batch, Sampler
+from titokc.train.distributed import Group
+
+
+class Feed:
+    """Serves this process's part of each batch. workers: threads; enter: with the samplers of a phase's views."""
+
+    def __init__(self, workers: int, group: Group) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
+        self._workers, self._group = workers, group
+        self._samplers: Sequence[Sampler] = ()
+        self._ahead: tuple[tuple[int, int], list[Future[Batch]]] | None = None
+
+    def enter(self, samplers: Sequence[Sampler]) -> None:
+        self._samplers, self._ahead = samplers, None
+
+    def prepare(self, view: int, position: int) -> list[Future[Batch]]:
+        """Begins with the batch of a view that starts at this position, in slices, unless it is under way already."""
+        if self._ahead is None or self._ahead[0] != (view, position):
+            sampler = self._samplers[view]
+            size = sampler.view.batch_size // self._group.size
+            begin = position + self._group.rank * size
+            slices = min(self._workers, size)
+            edges = [begin + size * i // slices for i in range(slices + 1)]
+            futures = [self._pool.submit(sampler.batch, a, b - a) for a, b in itertools.pairwise(edges)]
+            self._ahead = ((view, position), futures)
+        return self._ahead[1]
+
+    def take(self, view: int, position: int) -> Batch:
+        return Batch.joined([future.result() for future in self.prepare(view, position)])
+
+    def all_of(self, sampler: Sampler) -> Iterator[Batch]:
+        """The whole batches of a sampler from the first on, without end."""
+        size = sampler.view.batch_size
+        starts = itertools.count(0, size)
+        ahead = deque(self._pool.submit(sampler.batch, at, size) for at in itertools.islice(starts, self._workers))
+        for start in starts:
+            yield ahead.popleft().result()
+            ahead.append(self._pool.submit(sampler.batch, start, size))
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)

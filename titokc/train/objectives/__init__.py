@@ -1,0 +1,18 @@
+"""What phases train for, a file each: settings, which a recipe holds, and what acts on them, behind one interface."""
+
+from typing import Any
+
+from titokc.train.objectives.interface import Objective, Setup
+from titokc.train.objectives.pixels import PixelObjective, Pixels
+from titokc.train.objectives.proxy import Proxy, ProxyObjective
+
+# As recipe.json calls it -> its settings, its objective.
+TABLE: dict[str, tuple[type[Any], type[Objective[Any]]]] = {
+    "pixels": (Pixels, PixelObjective),
+    "proxy": (Proxy, ProxyObjective),
+}
+
+
+def begin(settings: Any, setup: Setup) -> Objective[Any]:
+    """The objective with these settings; networks whose weights are missing are told here."""
+    return next(objective for kind, objective in TABLE.values() if type(settings) is kind)(settings, setup)

@@ -1,0 +1,73 @@
+"""The interface of what a phase trains for; the loop knows no objective by name."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from titokc.models.interface import Reconstruction, Tokenizer
+from titokc.train.checkpoint import Parts
+from titokc.train.distributed import Group
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What objectives are made with, beside their settings. proxy: the file that --proxy names."""
+
+    device: torch.device
+    group: Group
+    proxy: Path | None = None
+
+
+class Shown(NamedTuple):
+    """What one training pass sees.
+
+    images: RGB float32 [B, 3, S, S] in [0, 1]. keep: tokens kept of each, int64 [B], or None for all. latents: what to
+    quantise instead of the images' own, in the further passes of `Phase.search`. progress: of the phase, 0 to 1.
+    """
+
+    images: Tensor
+    keep: Tensor | None
+    latents: Tensor | None
+    progress: float
+
+
+class Objective(ABC, Generic[S]):
+    """What a phase trains for; made before the run begins, also for phases that come later.
+
+    may_grow: the names of terms that are left out where the loop asks whether a training diverges.
+    """
+
+    may_grow: ClassVar[frozenset[str]] = frozenset({"quantizer", "gan"})
+
+    def __init__(self, settings: S, setup: Setup) -> None:
+        self.settings, self.setup = settings, setup
+
+    @abstractmethod
+    def terms(self, tokenizer: Tokenizer, batch: Shown) -> tuple[dict[str, Tensor], Reconstruction | None]:
+        """The weighted terms of the loss, scalars by name, and what was made of the images, if it was pictures."""
+
+    @abstractmethod
+    def validate(self, tokenizer: Tokenizer, squares: Tensor) -> tuple[dict[str, float], Tensor]:
+        """What to report of pictures uint8 [N, 3, S, S], all or this process's share: "loss", of which less is better,
+        and more; a grid to look at, uint8 [3, H, W]. The same numbers in every process."""
+
+    def prepare(self, tokenizer: Tokenizer) -> None:
+        """Puts into the tokenizer of a run that begins with this objective what does not come from training."""
+
+    def learn(self, factor: float) -> dict[str, float]:  # noqa: ARG002
+        """After the tokenizer's step: one of whatever else learns (an adversary), its rate times `factor`; numbers for
+        the log."""
+        return {}
+
+    def tensors(self) -> Parts:
+        """What a checkpoint keeps of it."""
+        return {}
+
+    def load(self, parts: Parts) -> None:
+        """Puts back what `tensors` gave, if it is among the parts."""
