@@ -149,7 +149,7 @@ def test_another_decoder_of_nanos_code_has_its_id_and_its_own_name(tmp_path: Pat
 
 
 def test_a_decoder_beside_another_code_is_refused_and_both_are_named(tmp_path: Path) -> None:
-    weights.save(counted(replace(NANO, lap=0)), tmp_path / "model")
+    weights.save(models.build(NANO), tmp_path / "model")
     path = tmp_path / "model" / "model.safetensors"
     tensors, noted = safetensors.torch.load_file(path), places.noted(path)
     tensors["quantizer.drops"] += 1

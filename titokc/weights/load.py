@@ -48,6 +48,10 @@ def load_files(files: ModelFiles) -> "Tokenizer":
             what = "the file was written as" if name == "weights" else "its decoder was made for the code"
             damage = ": damaged" if name == "weights" else ""
             raise WeightsError(f"{files.weights}: the {name} is {digest}, {what} {written[name]}{damage}")
+    try:
+        tokenizer.check()
+    except WeightsError as error:
+        raise WeightsError(f"{files.weights}: {error}") from error
     tokenizer.fingerprint, tokenizer.weights_fingerprint = found
     embedded = noted(models.EMBEDDED_FILE).get("weights")
     tokenizer.name = models.EMBEDDED if embedded == found.weights.hex() else files.name
@@ -87,10 +91,6 @@ def _build(files: ModelFiles) -> "Tokenizer":
     with Uninitialised():
         tokenizer = models.build(config).float()
     tokenizer.load_state_dict(tensors, assign=True)
-    try:
-        tokenizer.check()
-    except WeightsError as error:
-        raise WeightsError(f"{files.weights}: {error}") from error
     return tokenizer
 
 

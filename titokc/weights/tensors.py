@@ -26,7 +26,6 @@ from titokc.weights.places import CONFIG_NAME, WEIGHTS_NAMES
 # What safetensors and torch's restricted unpickler raise on damaged files: found by damaging some.
 _DAMAGE = (
     SafetensorError,
-    pickle.UnpicklingError,
     zipfile.BadZipFile,
     struct.error,
     OSError,
@@ -65,6 +64,9 @@ def read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return int8.expand(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own text explains how to open it all the same
+        what = "it is damaged, or holds other things than tensors, which are never loaded"
+        raise WeightsError(f"{path}: not a readable weights file ({what})") from error
     except _DAMAGE as error:
         detail = reason(error) if isinstance(error, OSError) else " ".join(str(error).split())[:200]
         raise WeightsError(f"{path}: not a readable weights file ({detail or type(error).__name__})") from error

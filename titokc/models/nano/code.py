@@ -40,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titokc.errors import UsageError
+from titokc.errors import UsageError, WeightsError
 from titokc.models.precision import full_precision
 
 # Of this algorithm, tables and arithmetic included: what the same indices and tensors mean never changes within one.
@@ -108,6 +108,22 @@ class AdaptiveResidualVQ(nn.Module):
         self.register_buffer("shifts", torch.zeros(2, dtype=torch.int32))
         self.register_buffer("steps", torch.tensor(STEPS, dtype=torch.float32), persistent=False)
         self.register_buffer("evidence", torch.tensor(EVIDENCE, dtype=torch.float32), persistent=False)
+
+    def check(self) -> None:
+        """Raises WeightsError for numbers that no fit makes: what they mean would not be exact, or would be nothing."""
+        for name, tensor, most in (("base", self.base, LEVELS), ("shifts", self.shifts, 23)):
+            check_range(f"quantizer.{name}", tensor, 0, most)
+        sums = (self.into.int().abs().sum(1) * max(EVIDENCE) + self.into_bias.abs()).max()
+        sums = torch.maximum(sums, (self.out.int().abs().sum(1) * 127 + self.out_bias.abs()).max())
+        # A coefficient's level falls with each token that refines it, and what a token can add to it with the level.
+        slowest, largest = int(self.drops.max()), int(self.codebooks.int().abs().max())
+        levels = [min(LEVELS, max(0, LEVELS + token * slowest)) for token in range(len(self.codebooks))]
+        reach = largest * sum(STEPS[level] for level in levels)
+        for name, most in (("sums of the network", int(sums)), ("values", reach)):
+            if most >= 2**24:
+                raise WeightsError(f"quantizer: {name} can reach {most}, expected less than {2**24}")
+        if not (self.unit.isfinite() & (self.unit > 0)).all():
+            raise WeightsError(f"quantizer.unit is {float(self.unit)}, expected more than 0")
 
     codebooks: Tensor
     drops: Tensor
@@ -205,6 +221,13 @@ class AdaptiveResidualVQ(nn.Module):
         codebook = self.codebooks[token].float()
         indices = nearest(residual, (steps / steps[:, :1]).square(), codebook)
         return indices, codebook.T[indices]
+
+
+def check_range(name: str, tensor: Tensor, least: int, most: int) -> None:
+    """Raises WeightsError unless all numbers of the tensor are in least..most."""
+    lowest, highest = (int(bound) for bound in tensor.aminmax())
+    if not least <= lowest <= highest <= most:
+        raise WeightsError(f"{name} holds {lowest}..{highest}, expected {least}..{most}")
 
 
 def power(exponents: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from titokc.errors import WeightsError
 from titokc.models.interface import FAITHFUL, Code, Reconstruction, Tokenizer
-from titokc.models.nano.code import VERSION, AdaptiveResidualVQ
+from titokc.models.nano.code import VERSION, AdaptiveResidualVQ, check_range
 from titokc.models.nano.config import NanoConfig
 from titokc.models.nano.faithful import Decoder
 from titokc.models.nano.fit import fit_quantizer
@@ -51,9 +52,9 @@ class NanoTokenizer(Tokenizer):
             config.refresh,
         )
         self.decoder = Decoder(config)
-        self.register_buffer("opponent", torch.tensor(OPPONENT), persistent=False)
+        self.register_buffer("opponent", torch.tensor(OPPONENT, dtype=torch.float32), persistent=False)
         self.register_buffer("dct", dct_matrix(config.thumb_size, config.thumb_size), persistent=False)
-        self.register_buffer("coded", torch.zeros(config.coefficients, dtype=torch.int32))
+        self.register_buffer("coded", torch.arange(config.coefficients, dtype=torch.int32))
 
     opponent: Tensor
     dct: Tensor
@@ -68,6 +69,13 @@ class NanoTokenizer(Tokenizer):
         names = ("thumb_size", "coefficients", "num_tokens", "codebook_size", "token_size", "hidden", "refresh")
         tensors = {f"quantizer.{name}": tensor for name, tensor in self.quantizer.state_dict().items()}
         return Code(VERSION, {name: getattr(self.config, name) for name in names}, {"coded": self.coded, **tensors})
+
+    def check(self) -> None:
+        """See `Tokenizer.check`."""
+        self.quantizer.check()
+        check_range("coded", self.coded, 0, 3 * self.config.thumb_size**2 - 1)
+        if len(self.coded.unique()) < len(self.coded):
+            raise WeightsError("coded names a coefficient twice")
 
     @torch.no_grad()
     def encode(self, images: Tensor, tokens: int | None = None, effort: int = 0) -> Tensor:
@@ -100,7 +108,7 @@ class NanoTokenizer(Tokenizer):
                 break
             wanted = _wanted(coded.detach(), torch.autograd.grad(error.sum(), coded)[0])
             from_goal, from_wanted = torch.where(better, goal, from_goal), torch.where(better, wanted, from_wanted)
-            step = step * torch.where(better, *_STEP_CHANGES)
+            step = torch.where(better, step * _STEP_CHANGES[0], step * _STEP_CHANGES[1])
             goal = from_goal + step * (from_wanted - from_goal)
         return best
 
@@ -161,15 +169,21 @@ class NanoTokenizer(Tokenizer):
             opponent = torch.einsum("dc,bchw->bdhw", self.opponent, thumbs)
             return (self.dct @ opponent @ self.dct.T).flatten(1) / self.config.thumb_size
 
-    def _synthesise(self, coefficients: Tensor, counts: Tensor, size: int) -> Tensor:
-        """Coefficients [B, C], of which the first tokens [B] are known -> float32 RGB [B, 3, size, size]."""
+    def _linear(self, coefficients: Tensor) -> Tensor:
+        """Coefficients [B, C] -> the thumbnails around zero that they say, float32 [B, 3, thumb_size, thumb_size]."""
         side = self.config.thumb_size
         spectrum = coefficients.new_zeros(len(coefficients), 3 * side * side)
         spectrum[:, self.coded.long()] = coefficients
         with full_precision(coefficients.device):
             opponent = self.dct.T @ spectrum.unflatten(1, (3, side, side)) @ self.dct * side
-            thumbs = torch.einsum("dc,bdhw->bchw", self.opponent, opponent)
-        correction, detail = self.decoder(thumbs, counts / self.max_tokens, detail=size != side)
+            return torch.einsum("dc,bdhw->bchw", self.opponent, opponent)
+
+    def _synthesise(self, coefficients: Tensor, counts: Tensor, size: int) -> Tensor:
+        """Coefficients [B, C], of which the first tokens [B] are known -> float32 RGB [B, 3, size, size]."""
+        thumbs = self._linear(coefficients)
+        # In float32 by name: the quotient of integers has the default type of the program around.
+        known = counts.float() / self.max_tokens
+        correction, detail = self.decoder(thumbs, known, detail=size != self.config.thumb_size)
         with full_precision(coefficients.device):
             images = resize(thumbs + correction, size) + 0.5
         return images if detail is None else images + detail

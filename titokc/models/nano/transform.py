@@ -13,9 +13,10 @@ OPPONENT = (
 )
 
 
-def dct_matrix(size: int, frequencies: int) -> Tensor:
+def dct_matrix(size: int, frequencies: int, device: torch.device | None = None) -> Tensor:
     """The first rows of the orthonormal DCT-II of `size` points: float32 [frequencies, size]."""
-    k, n = torch.arange(frequencies, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
+    rows, n = (torch.arange(count, dtype=torch.float64, device=device) for count in (frequencies, size))
+    k = rows[:, None]
     matrix = torch.cos(math.pi / size * k * (n + 0.5)) * math.sqrt(2 / size)
     matrix[0] /= math.sqrt(2)
     return matrix.float()
@@ -27,6 +28,7 @@ def resize(images: Tensor, size: int) -> Tensor:
     if side == size:
         return images
     shared = min(side, size)
-    matrix = dct_matrix(size, shared).T @ dct_matrix(side, shared) * math.sqrt(size / side)
+    cpu = torch.device("cpu")
+    matrix = dct_matrix(size, shared, cpu).T @ dct_matrix(side, shared, cpu) * math.sqrt(size / side)
     matrix = matrix.to(images.device)
     return matrix @ images @ matrix.T
