@@ -13,9 +13,12 @@ differs by 1e-4 after one step differs by 1e-2 after six. Its weights are compar
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,6 +92,33 @@ def tensors(folder, part, prefix=""):
     found = sorted(load_file(path).items()) if path.exists() else []
     values = [tensor.flatten().double() for name, tensor in found if name.startswith(prefix)]
     return torch.cat(values) if values else None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_run_which_then_resumes(tmp_path, write_photos, killed):
+    (tmp_path / "data").mkdir()
+    write_photos(tmp_path / "data", 12)
+    run = tmp_path / "run"
+    sets = [part for setting in f"{SETTINGS} checkpoint_steps=2".split() for part in ("--set", setting)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "titokc"]
+    command += ["train", str(tmp_path / "data"), "-o", str(run), "--recipe", "titok-s-128-single", "-q", "--resume"]
+    command += ["--device", "cpu", "--threads", "1", *sets]
+    with subprocess.Popen([*command, "--steps", "100000"], stderr=subprocess.PIPE, text=True) as agent:
+        while not (run / "checkpoints" / "step-00000004").exists():
+            assert agent.poll() is None
+            time.sleep(0.02)
+        workers = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+        ranks = {p: Path(f"/proc/{p}/environ").read_bytes().split(b"\0RANK=")[-1][:1] for p in workers}
+        (victim,) = (int(p) for p, rank in ranks.items() if rank == b"%d" % killed)
+        os.kill(victim, signal.SIGKILL)
+        said = agent.communicate(timeout=300)[1]
+    assert agent.returncode != 0
+    assert "titokc: another process of this training is gone: continue from the last checkpoint with --resume" in said
+    step = int(sorted((run / "checkpoints").glob("step-*"))[-1].name[5:]) + 2
+    done = subprocess.run([*command, "--steps", str(step)], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+    assert at_step(run, step).is_dir()
 
 
 def rows(run, kind):

@@ -18,7 +18,7 @@ from titokc.train.data import ImageSet, find
 from titokc.train.distributed import Group
 from titokc.train.log import RunLog
 from titokc.train.loop import Trainer, TrainingDivergedError
-from titokc.train.objectives import Setup
+from titokc.train.objectives import Objective, Setup
 from titokc.train.objectives.pixels import Pixels
 from titokc.train.objectives.proxy import Proxy
 from titokc.train.recipes.schema import Phase, Recipe, View
@@ -397,6 +397,47 @@ def test_a_missing_tensorboard_is_said_once(images, tmp_path, monkeypatch):
     train(RECIPE, images, tmp_path, validation=images, log=RunLog(tmp_path, said.append, quiet=True))
     assert said[0] == "tensorboard is not installed: scalars go to log.jsonl only"
     assert not (tmp_path / "tensorboard").exists()
+
+
+class Darker(Objective):
+    """An objective as a stranger would add one: on top of a frozen tokenizer's pictures, with a learner of its own."""
+
+    steps = 0
+
+    def terms(self, tokenizer, batch):
+        with torch.no_grad():
+            wanted = 0.9 * tokenizer.reconstruct(batch.images, batch.keep).images
+        made = tokenizer.reconstruct(batch.images, batch.keep)
+        return {"darker": (made.images - wanted).square().mean()}, made
+
+    def validate(self, tokenizer, squares):
+        return {"loss": float(tokenizer.decode(tokenizer.encode(squares / 255)).mean())}, squares[0]
+
+    def learn(self, factor):
+        self.steps += 1
+        return {"learner_factor": factor}
+
+    def tensors(self):
+        return {"learner": {"steps": torch.tensor(self.steps)}}
+
+    def load(self, parts):
+        self.steps = int(parts["learner"]["steps"]) if "learner" in parts else 0
+
+
+def test_an_objective_of_ones_own(images, tmp_path):
+    recipe = replace(RECIPE, phases=(replace(RECIPE.phases[0], trainable=("decoder.",), lr=1e-3),), steps=4)
+    said = []
+    for steps in (4, 6):
+        objective = Darker(None, Setup(torch.device("cpu"), Group()))
+        torch.manual_seed(0)
+        log = RunLog(tmp_path, said.append, quiet=True)
+        longer = replace(recipe, steps=steps)
+        trainer = Trainer(longer, TiTok(TITOK), [objective], images, tmp_path, validation=images, log=log)
+        if steps == 6:
+            trainer.resume()
+        trainer.run()
+        assert objective.steps == steps
+    assert any(line.startswith("step 6: val 32 px, loss ") for line in said)
 
 
 def test_tensorboard_gets_scalars_and_pictures(images, tmp_path):

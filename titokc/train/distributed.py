@@ -2,14 +2,22 @@
 
 import itertools
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from titokc.errors import TitokcError
+
+_LOST = ("gloo", "Connection", "closed by peer", "Socket")
+
+
+class ProcessLostError(TitokcError):
+    """A process of the group has ended before the others."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +41,20 @@ class Group:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
         return cls(dist.get_rank(), dist.get_world_size())
 
-    def leave(self) -> None:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """While the group is at work: it is left afterwards, and the loss of a process is a `ProcessLostError`."""
+        try:
+            yield
+        except RuntimeError as error:  # what gloo and NCCL raise says so in its words only
+            if self.size > 1 and (isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)):
+                raise ProcessLostError(
+                    "another process of this training is gone: continue from the last checkpoint with --resume"
+                ) from error
+            raise
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
 
     @property
     def first(self) -> bool:

@@ -1,6 +1,7 @@
 """What a recipe would cost here: parameters, memory and time, from training passes over the first images."""
 
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -91,7 +92,7 @@ def _measured(
             kept_bytes += storage.nbytes()
         return tensor
 
-    def train(count: int) -> float:
+    def train(count: int, phase: Phase) -> float:
         batch = sampler.batch(0, count)
         began = time.perf_counter()
         gradients.of(batch, phase, objective, 1.0)
@@ -103,8 +104,8 @@ def _measured(
 
     count = min(2, most)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        train(count)
-    kept_bytes //= count * (1 + phase.search)
-    while (took := train(count)) < _LONG_ENOUGH_S and count < most:
+        train(count, replace(phase, search=0))
+    kept_bytes //= count
+    while (took := train(count, phase)) < _LONG_ENOUGH_S and count < most:
         count = min(most, count * max(2, min(8, int(_LONG_ENOUGH_S / took))))
     return count, took, kept_bytes

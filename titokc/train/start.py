@@ -67,7 +67,7 @@ def start(
     autocast = choose_dtype(dtype, place)
     found = _split(data, val)
     group = Group() if dry_run else Group.join(place)
-    try:
+    with group.joined():
         tokenizer = build(recipe).to(place)
         if initial is not None:
             checkpoint.fill(tokenizer, initial.state_dict(), Path(init_from or ""))
@@ -95,8 +95,6 @@ def start(
             if checkpoint.saved(run):
                 trainer.resume(other_data)
             trainer.run()
-    finally:
-        group.leave()
 
 
 @contextmanager

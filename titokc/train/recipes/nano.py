@@ -17,7 +17,7 @@ def _nano() -> Recipe:
     return Recipe(
         name="nano",
         model=NanoConfig(),
-        minutes=390,
+        minutes=405,  # nano-1 took 390 after its fit
         token_drop_step=16,
         ema_decay=0.998,
         divergence=1.5,
