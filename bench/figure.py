@@ -5,15 +5,15 @@ python bench/figure.py FOLDER --worst ROWS -o bench/figures/worst.png    those o
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 import titokc
-from titokc.bench.formats import WebP
-from titokc.bench.images import load
-from titokc.bench.search import Found, best_files, enlarged
+from titokc.bench.contenders.formats import WebP
+from titokc.bench.contenders.interface import Found, enlarged
+from titokc.bench.images import Source, load
+from titokc.bench.rows import Rows
 
 TOKENS = (32, 64, 128)
 SIDE, GAP, CAPTION = 224, 4, 22
@@ -30,12 +30,12 @@ def main() -> None:
     codec = titokc.Codec()
     rows = []
     for path in photos:
-        photo = load(path, "center-square-256")
+        photo = load(Source(path.name, path), "center-square-256")
         panels = [(photo, "original")]
         for tokens in TOKENS:
             data = codec.encode(photo, tokens=tokens)
             panels.append((codec.decode(data), f"titokc, {len(data)} bytes"))
-        found = best_files(WebP(), photo, [len(data)])[len(data)]
+        found = WebP().best(photo, len(data))
         if isinstance(found, Found):
             small = WebP().decode(found.data)
             panels.append((enlarged(small, photo.size, found.enlarge), f"WebP, {len(found.data)} bytes"))
@@ -46,7 +46,7 @@ def main() -> None:
 
 def worst(rows: Path, folder: Path) -> list[Path]:
     """The photos of a run that nano does worst at the largest budget."""
-    found = [row for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines()) if row["codec"] == "nano"]
+    found = [row for row in Rows(rows.parent) if row["codec"] == "nano" and row["budget"] is not None]
     largest = max(row["budget"] for row in found)
     psnr = {row["image"]: row["psnr"] for row in found if row["budget"] == largest}
     return [folder / name for name in sorted(psnr, key=lambda name: psnr[name])[:WORST]]

@@ -6,13 +6,14 @@ python bench/publish.py --check    exits with 1 if they differ from what is ther
 """
 
 import argparse
-import json
 import shutil
 import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from titokc.bench.rows import EQUAL_BYTES, Row, Rows
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -26,8 +27,6 @@ LABELS = {
     "jpeg": "JPEG",
     "blurhash": "BlurHash",
 }
-
-Row = dict[str, Any]
 
 
 class Table(NamedTuple):
@@ -75,17 +74,15 @@ def tables() -> str:
     """All of them, each under its heading."""
     parts = []
     for table in TABLES:
-        rows = rows_of(RESULTS / table.run / "rows.jsonl")
+        rows = rows_of(RESULTS / table.run)
         if rows:
             parts.append(f"{table.heading}\n\n" + "\n".join(equal_bytes(rows, table.columns)))
     return "\n\n".join(parts)
 
 
-def rows_of(path: Path) -> list[Row]:
-    """The rows at equal bytes; a later row of the same measurement replaces an earlier one. None if there is no run."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    found = {tuple(row[key] for key in ("image", "codec", "view", "budget")): row for row in map(json.loads, lines)}
-    return [row for row in found.values() if row["view"] == "equal-bytes"]
+def rows_of(folder: Path) -> list[Row]:
+    """The rows at equal bytes of a run; none if there is no run."""
+    return [row for row in Rows(folder) if row["view"] == EQUAL_BYTES]
 
 
 def equal_bytes(rows: list[Row], columns: tuple[str, ...]) -> list[str]:

@@ -12,19 +12,19 @@ from click.testing import CliRunner
 from PIL import Image
 
 pytest.importorskip("scipy")
-pytest.importorskip("skimage")
 pytest.importorskip("matplotlib")
 
 import titokc.bench.runner as runner_module
-from titokc.bench import codecs
+from titokc.bench import contenders
 from titokc.bench.compare import compare
+from titokc.bench.contenders.model import Model
 from titokc.bench.environment import without_places
-from titokc.bench.images import CENTER_SQUARE, find, load
+from titokc.bench.images import CENTER_SQUARE, Source, find, load
 from titokc.bench.memory import peak_memory_mb
 from titokc.bench.report import write_report
-from titokc.bench.rows import Rows
+from titokc.bench.rows import Rows, read_report
 from titokc.bench.runner import Settings, run
-from titokc.bench.summary import read_report, summarise
+from titokc.bench.summary import summarise
 from titokc.bench.tables import summary_text, text_table
 from titokc.cli.bench import bench
 from titokc.codec import Codec
@@ -49,15 +49,15 @@ def tiny_codecs(make_tiny):
 
     def open_codec(spec, device="auto"):
         if spec.startswith("tiny"):
-            return codecs.TitokModel(spec, Codec(tokenizer=make_tiny(seed=spec.encode()), device="cpu"))
-        return codecs.open_codec(spec, device)
+            return Model(spec, Codec(tokenizer=make_tiny(seed=spec.encode()), device="cpu"))
+        return contenders.open_contender(spec, device)
 
     return open_codec
 
 
 @pytest.fixture(autouse=True)
 def _tiny_codecs(monkeypatch, tiny_codecs):
-    monkeypatch.setattr(runner_module, "open_codec", tiny_codecs)
+    monkeypatch.setattr(runner_module, "open_contender", tiny_codecs)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def settings(pictures, tmp_path_factory):
 def report(settings, tiny_codecs):
     """The folder of a finished run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner_module, "open_codec", tiny_codecs)
+        patch.setattr(runner_module, "open_contender", tiny_codecs)
         outcome = run(settings)
     assert outcome.failed == {}
     return settings.output
@@ -88,9 +88,9 @@ def rows_of(folder):
 
 
 def test_pictures_are_found_in_subfolders(pictures):
-    assert [name for name, _ in find(pictures)] == ["a.png", f"more/{HOSTILE}", "z.png"]
+    assert [source.name for source in find(pictures)] == ["a.png", f"more/{HOSTILE}", "z.png"]
     assert len(find(pictures, limit=2)) == 2
-    assert find(pictures / "a.png") == [("a.png", pictures / "a.png")]
+    assert find(pictures / "a.png") == [Source("a.png", pictures / "a.png")]
 
 
 def test_a_folder_without_pictures_is_an_error(tmp_path):
@@ -104,10 +104,10 @@ def test_center_square(tmp_path):
     image = Image.new("RGB", (90, 30), "black")
     image.paste("white", (30, 0, 60, 30))
     image.save(tmp_path / "a.png")
-    cropped = load(tmp_path / "a.png", CENTER_SQUARE)
+    cropped = load(Source("a.png", tmp_path / "a.png"), CENTER_SQUARE)
     assert cropped.size == (256, 256)
     assert cropped.getextrema() == ((255, 255),) * 3
-    assert load(tmp_path / "a.png", "none").size == (90, 30)
+    assert load(Source("a.png", tmp_path / "a.png"), "none").size == (90, 30)
 
 
 def test_one_row_for_each_picture_codec_and_point(report):
@@ -303,7 +303,7 @@ def test_distances_of_few_vectors_are_said_to_be_that(report):
     group = {
         "codec": "webp",
         "budget": 70,
-        "pictures": ["a.png", "b.png", "z.png"],
+        "pictures": ["a.png", f"more/{HOSTILE}", "z.png"],
         "rfid": 9.0,
         "vectors": {"rfid": 3},
     }
@@ -469,7 +469,7 @@ def test_help_names_the_options_and_the_verbs():
 def test_the_default_codecs_are_nano_and_all_baselines_that_are_there(monkeypatch):
     from titokc.cli.bench import _codecs
 
-    monkeypatch.setattr(codecs, "missing", lambda name: "gone" if name == "avif" else None)
+    monkeypatch.setattr(contenders, "missing", lambda name: "gone" if name == "avif" else None)
     chosen, absent = _codecs(None)
     assert chosen == ("nano", "jpeg", "jpeg-progressive", "webp", "jpeg2000", "jpegxl", "thumbhash", "blurhash")
     assert absent == {"avif": "gone"}

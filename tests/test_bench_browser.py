@@ -8,11 +8,11 @@ import subprocess
 import pytest
 
 pytest.importorskip("scipy")
-pytest.importorskip("skimage")
 pytest.importorskip("matplotlib")
 
 import titokc.bench.runner as runner_module
-from titokc.bench import codecs
+from titokc.bench import contenders
+from titokc.bench.contenders.model import Model
 from titokc.bench.report import write_report
 from titokc.bench.runner import Settings, run
 from titokc.bench.summary import read_report, summarise
@@ -47,11 +47,11 @@ def page(tmp_path_factory, photo, make_tiny):
 
     def open_codec(spec, device="auto"):
         if spec == "tiny":
-            return codecs.TitokModel("tiny", Codec(tokenizer=make_tiny(), device="cpu"))
-        return codecs.open_codec(spec, device)
+            return Model("tiny", Codec(tokenizer=make_tiny(), device="cpu"))
+        return contenders.open_contender(spec, device)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner_module, "open_codec", open_codec)
+        patch.setattr(runner_module, "open_contender", open_codec)
         run(
             Settings(
                 source=pictures,

@@ -9,10 +9,10 @@ from PIL import Image
 
 pytest.importorskip("scipy")
 
-from titokc.bench import formats, search
-from titokc.bench.codecs import BASELINES, missing, open_codec
-from titokc.bench.interface import RESAMPLING, Format, reduced
-from titokc.bench.search import Cache, Found, Impossible, best_files, coarse_sides, enlarged, floor_file
+from titokc.bench.contenders import BASELINES, formats, missing, open_contender, search
+from titokc.bench.contenders.cache import Cache
+from titokc.bench.contenders.interface import RESAMPLING, Found, Impossible, enlarged
+from titokc.bench.contenders.search import Format, coarse_sides, reduced
 from titokc.errors import UsageError
 from titokc.judge import pixels
 
@@ -26,7 +26,7 @@ def psnr(original, picture):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats_encode_a_reduced_picture(name, photo):
-    codec = open_codec(name)
+    codec = open_contender(name)
     point = {"width": 24, "height": 16, "filter": "lanczos", "quality": codec.ladder[-1]}
     for variant in codec.variants:
         data = codec.encode(photo(), point | variant)
@@ -39,7 +39,7 @@ def test_formats_encode_a_reduced_picture(name, photo):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_files_grow_along_the_ladder(name, photo):
-    codec = open_codec(name)
+    codec = open_contender(name)
     point = {"width": 48, "height": 32, "filter": "lanczos"} | codec.variants[0]
     sizes = [
         len(codec.encode(photo(), point | {"quality": quality})) for quality in codec.ladder[:: len(codec.ladder) // 4]
@@ -50,7 +50,7 @@ def test_files_grow_along_the_ladder(name, photo):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats_take_a_single_pixel(name):
-    codec = open_codec(name)
+    codec = open_contender(name)
     point = {"width": 1, "height": 1, "filter": "lanczos", "quality": codec.ladder[0]} | codec.variants[-1]
     assert codec.decode(codec.encode(Image.new("RGB", (40, 30), "teal"), point)).size == (1, 1)
 
@@ -81,7 +81,7 @@ def test_jpeg2000_spends_no_bytes_on_the_encoders_name(photo):
 
 @pytest.mark.parametrize("name", [name for name in ("thumbhash", "blurhash") if name in PRESENT])
 def test_placeholders(name, photo, capsys):
-    codec = open_codec(name)
+    codec = open_contender(name)
     data = codec.encode(photo(), codec.points[-1])
     assert len(data) <= 170
     picture = enlarged(codec.decode(data), (96, 64), "bicubic")
@@ -91,26 +91,26 @@ def test_placeholders(name, photo, capsys):
 
 @pytest.mark.skipif("blurhash" not in PRESENT, reason="needs blurhash-python")
 def test_blurhash_file_sizes():
-    codec = open_codec("blurhash")
+    codec = open_contender("blurhash")
     image = Image.new("RGB", (8, 8), "teal")
     assert [len(codec.encode(image, {"x": x, "y": y})) for x, y in ((1, 1), (4, 3), (9, 9))] == [6, 28, 166]
 
 
 def test_names_of_models():
-    assert open_codec("mine=some/where").name == "mine"
-    assert open_codec("runs/model-2").name == "model-2"
+    assert open_contender("mine=some/where").name == "mine"
+    assert open_contender("runs/model-2").name == "model-2"
     for spec in ("x/webp", "../x=model", "original=model", ".."):
         with pytest.raises(UsageError, match="cannot be the name of a model"):
-            open_codec(spec)
+            open_contender(spec)
 
 
 def test_a_baseline_that_is_missing_says_why(monkeypatch):
     monkeypatch.setattr(formats.shutil, "which", lambda _: None)
     monkeypatch.setattr(formats.util, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match="neither pillow-jxl-plugin nor cjxl"):
-        open_codec("jpegxl")
+        open_contender("jpegxl")
     with pytest.raises(UsageError, match="package thumbhash is not installed"):
-        open_codec("thumbhash")
+        open_contender("thumbhash")
 
 
 def test_jpeg_xl_distance():
@@ -159,8 +159,8 @@ def everything(codec, image, budget):
 
 def test_the_search_finds_what_trying_everything_finds(photo):
     image, codec = photo(20, 14), formats.WebP()
-    codec.ladder = codec.ladder[::6]
-    found = best_files(codec, image, [64])[64]
+    codec.ladder = codec.ladder[::2]
+    found = codec.best(image, 64)
     assert found.psnr == pytest.approx(everything(codec, image, 64), abs=0.02)
     assert len(found.data) <= 64
     assert codec.encode(image, found.point) == found.data
@@ -172,19 +172,20 @@ def test_the_search_finds_what_trying_everything_finds(photo):
     ("name", "budget", "seed"), [("webp", 110, 1), ("webp", 80, 2), ("jpeg", 300, 1), ("jpeg2000", 170, 3)]
 )
 def test_the_search_loses_nothing_on_larger_pictures(name, budget, seed, photo):
-    image, codec = photo(64, 48, seed), open_codec(name)
+    image, codec = photo(64, 48, seed), open_contender(name)
     codec.ladder = codec.ladder[:: len(codec.ladder) // 90]
-    assert best_files(codec, image, [budget])[budget].psnr > everything(codec, image, budget) - 0.05
+    assert codec.best(image, budget).psnr > everything(codec, image, budget) - 0.05
 
 
 def test_what_is_found_does_not_depend_on_other_budgets(photo):
     codec = formats.WebP()
-    alone = best_files(codec, photo(), [90])[90]
-    assert best_files(codec, photo(), [60, 90, 200])[90] == alone
+    alone = codec.best(photo(), 90)
+    image = photo()
+    assert [codec.best(image, budget) for budget in (60, 90, 200)][1] == alone
 
 
 def test_a_budget_below_the_format_is_impossible(photo):
-    found = best_files(formats.JPEG(), photo(), [100])[100]
+    found = formats.JPEG().best(photo(), 100)
     assert isinstance(found, Impossible)
     assert 150 < found.smallest < 300
 
@@ -199,26 +200,27 @@ def test_what_is_impossible_is_found_out_cheaply(photo, monkeypatch):
         return save(self, image, point)
 
     monkeypatch.setattr(formats.JPEG, "save", counted)
-    assert isinstance(best_files(formats.JPEG(), photo(256, 256), [150])[150], Impossible)
+    assert isinstance(formats.JPEG().best(photo(256, 256), 150), Impossible)
     assert len(tried) < 40
     assert max(image.width for image in tried) <= 20
 
 
 def test_a_picture_larger_than_the_format_holds(photo):
-    assert floor_file(formats.WebP(), photo(17_000, 20)) == Impossible(None)
-    assert isinstance(best_files(formats.WebP(), photo(17_000, 20), [90])[90], Found)
+    assert formats.WebP().floor(photo(17_000, 20)) == Impossible(None)
+    assert isinstance(formats.WebP().best(photo(17_000, 20), 90), Found)
 
 
 def test_the_floor_is_the_smallest_file_at_native_size(photo):
     codec = formats.JPEG()
-    found = floor_file(codec, photo())
+    found = codec.floor(photo())
     assert found.point == {"width": 96, "height": 64, "filter": "lanczos", "quality": 1, "tables": 1}
     assert codec.decode(found.data).size == (96, 64)
 
 
 @pytest.mark.skipif("blurhash" not in PRESENT, reason="needs blurhash-python")
 def test_placeholders_are_searched_over_all_points(photo):
-    found = best_files(open_codec("blurhash"), photo(), [5, 30, 1000])
+    image, codec = photo(), open_contender("blurhash")
+    found = {budget: codec.best(image, budget) for budget in (5, 30, 1000)}
     assert isinstance(found[5], Impossible)
     assert len(found[30].data) <= 30
     assert found[1000].psnr >= found[30].psnr
@@ -226,17 +228,17 @@ def test_placeholders_are_searched_over_all_points(photo):
 
 def test_searches_are_kept_on_disk(photo, tmp_path, monkeypatch):
     codec, image = formats.WebP(), photo(24, 16)
-    first = Cache(tmp_path).best_files(codec, image, [60, 100])
+    first = Cache(tmp_path).find(codec, image, [60, 100])
     monkeypatch.setattr(formats.WebP, "save", lambda *_: pytest.fail("searched again"))
-    assert Cache(tmp_path).best_files(codec, image, [100, 60]) == first
+    assert Cache(tmp_path).find(codec, image, [100, 60]) == first
     assert isinstance(first[60], Found)
     with pytest.raises(BaseException, match="searched again"):
-        Cache(tmp_path).best_files(codec, image, [101])
+        Cache(tmp_path).find(formats.WebP(), image, [101])
 
 
 def test_a_damaged_cache_is_searched_again(photo, tmp_path):
     codec, image = formats.WebP(), photo(24, 16)
-    first = Cache(tmp_path).best_files(codec, image, [60])
+    first = Cache(tmp_path).find(codec, image, [60])
     for path in tmp_path.rglob("*.json"):
         path.write_text("{")
-    assert Cache(tmp_path).best_files(codec, image, [60]) == first
+    assert Cache(tmp_path).find(codec, image, [60]) == first

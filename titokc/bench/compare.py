@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from titokc.bench.report import digits
+from titokc.bench.columns import COLUMNS, shown
 from titokc.bench.rows import Row
 from titokc.bench.statistics import paired_difference
-from titokc.bench.summary import PICTURE_METRICS
 from titokc.bench.tables import text_table
 from titokc.errors import InputError
-from titokc.judge.table import METRICS
+from titokc.judge.table import PICTURE_METRICS
 
 
 def compare(first: Sequence[Row], second: Sequence[Row]) -> list[dict[str, Any]]:
@@ -33,8 +32,7 @@ def compare(first: Sequence[Row], second: Sequence[Row]) -> list[dict[str, Any]]
             pairs = [pair for pair in pairs if None not in pair]
             if pairs:
                 new, old = zip(*pairs, strict=True)
-                better = METRICS[metric].higher_is_better if metric in METRICS else False
-                difference = paired_difference(new, old, better)
+                difference = paired_difference(new, old, COLUMNS[metric].higher_is_better)
                 entry = {"codec": codec, "before": renamed.get(codec, codec), "view": view, "budget": budget}
                 entry |= {"metric": metric, "first": sum(old) / len(old), "second": sum(new) / len(new)}
                 found.append(entry | vars(difference) | {"significant": difference.significant})
@@ -47,16 +45,17 @@ def comparison_text(found: Iterable[dict[str, Any]]) -> str:
     """A table; "*" marks differences whose 95 % interval leaves out 0 (on six pictures or more)."""
     rows = []
     for each in found:
-        metric, places = each["metric"], digits(each["metric"])
+        name = each["metric"]
+        mean, low, high = (shown(name, each[value], "+") for value in ("mean", "low", "high"))
         codec = each["codec"] if each["codec"] == each["before"] else f"{each['before']} -> {each['codec']}"
         rows.append(
             [
                 f"{codec} {each['view'] if each['budget'] is None else '{} B'.format(each['budget'])}",
-                METRICS[metric].label if metric in METRICS else metric,
-                f"{each['first']:.{places}f}",
-                f"{each['second']:.{places}f}",
-                f"{each['mean']:+.{places}f}{'*' if each['significant'] else ' '}",
-                f"[{each['low']:+.{places}f}, {each['high']:+.{places}f}]",
+                COLUMNS[name].heading,
+                shown(name, each["first"]),
+                shown(name, each["second"]),
+                f"{mean}{'*' if each['significant'] else ' '}",
+                f"[{low}, {high}]",
                 f"{each['wins']} of {each['count']}",
                 "n/a" if each["p_value"] is None else f"{each['p_value']:.2g}",
             ]

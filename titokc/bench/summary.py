@@ -7,30 +7,22 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from titokc.bench.rows import EQUAL_BYTES, FLOOR, Row, Rows
+from titokc.bench.rows import EQUAL_BYTES, FLOOR, Row, write_json
 from titokc.bench.statistics import Curve, bd_quality, bd_rate, bootstrap_interval, paired_difference
-from titokc.errors import InputError
 from titokc.files import write_atomic
+from titokc.judge.pixels import IDENTICAL_PSNR
 from titokc.judge.table import METRICS, PICTURE_METRICS, SET_METRICS, set_note
 
+EXPLAINED = ("eld", "fd_lite0", "smooth", "busy")  # whose names are not the field's
 MEANS = ("bytes", "bpp", "ratio", *PICTURE_METRICS, "encode_ms", "decode_ms")
 
 Group = dict[str, Any]
-
-
-def read_report(folder: Path) -> tuple[list[Row], list[dict[str, Any]], dict[str, Any]]:
-    """rows.jsonl, sets.json and environment.json of a folder. Raises InputError if it holds no rows."""
-    rows = list(Rows(folder))
-    if not rows:
-        raise InputError(f"{folder}: no rows of a benchmark in it (rows.jsonl)")
-    return rows, _json(folder / "sets.json", []), _json(folder / "environment.json", {})
 
 
 def summarise(rows: Iterable[Row], sets: Sequence[dict[str, Any]], environment: dict[str, Any]) -> dict[str, Any]:
@@ -41,6 +33,7 @@ def summarise(rows: Iterable[Row], sets: Sequence[dict[str, Any]], environment: 
         "crop": rows[0]["crop"],
         "pictures": len({row["image"] for row in rows}),
         "metrics": {name: metric.described() for name, metric in METRICS.items()},
+        "enlarged": len({row["image"] for row in rows if row.get("enlarged")}),
         "unavailable": environment.get("unavailable", {}),
         "peak_memory": environment.get("peak_memory", {}),
         "groups": groups,
@@ -51,7 +44,7 @@ def summarise(rows: Iterable[Row], sets: Sequence[dict[str, Any]], environment: 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """summary.json and summary.csv."""
-    write_atomic(folder / "summary.json", (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
+    write_json(folder / "summary.json", summary)
     names = [name for name in (*MEANS, *SET_METRICS) if any(name in group["mean"] for group in summary["groups"])]
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
@@ -75,9 +68,17 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 
 def notes(summary: dict[str, Any]) -> list[str]:
     """What must be said about the values of a metric, a line each."""
-    return sorted(
-        {f"{METRICS[name].label}: {note}" for group in summary["groups"] for name, note in group["notes"].items()}
-    )
+    groups = summary["groups"]
+    said = sorted({f"{METRICS[name].label}: {note}" for group in groups for name, note in group["notes"].items()})
+    used = {name for group in groups for name in group["mean"]}
+    said += [f"{METRICS[name].label}: {METRICS[name].definition}" for name in EXPLAINED if name in used]
+    for group in groups:
+        if group["exact"]:
+            where = FLOOR if group["budget"] is None else f"{group['budget']} B"
+            said.append(f"{group['codec']}, {where}: {group['exact']} of {group['count']} exact, each counts as 100 dB")
+    if summary["enlarged"]:
+        said.append(f"{summary['enlarged']} pictures had a side under 256 pixels and were enlarged")
+    return said
 
 
 def _groups(rows: Sequence[Row], sets: Sequence[dict[str, Any]]) -> list[Group]:
@@ -91,6 +92,7 @@ def _groups(rows: Sequence[Row], sets: Sequence[dict[str, Any]]) -> list[Group]:
         made = [row for row in members if row["reason"] is None]
         group: Group = {"codec": codec, "kind": members[0]["kind"], "version": members[-1]["version"]}
         group |= {"view": view, "budget": budget, "count": len(made), "without_file": len(members) - len(made)}
+        group["exact"] = sum(row.get("psnr") == IDENTICAL_PSNR for row in made)
         group["reason"] = next((row["reason"] for row in members if row["reason"]), None)
         group["mean"], group["interval"] = {}, {}
         for name in MEANS:
@@ -100,12 +102,17 @@ def _groups(rows: Sequence[Row], sets: Sequence[dict[str, Any]]) -> list[Group]:
                 if name in PICTURE_METRICS:
                     group["interval"][name] = list(bootstrap_interval(values))
         group["notes"] = {}
-        if view == EQUAL_BYTES and (entry := of_set.get((codec, budget))) and len(entry["pictures"]) == len(made):
+        if view == EQUAL_BYTES and (entry := of_set.get((codec, budget))) and _is_of(entry, made):
             group["mean"] |= {name: entry[name] for name in SET_METRICS if entry.get(name) is not None}
             notes = {name: set_note(name, count) for name, count in entry["vectors"].items()}
             group["notes"] = {name: note for name, note in notes.items() if note}
         groups.append(group)
     return sorted(groups, key=lambda group: (group["view"] == FLOOR, group["budget"] or 0, group["kind"] != "model"))
+
+
+def _is_of(entry: dict[str, Any], rows: Sequence[Row]) -> bool:
+    """Whether what was measured of a set is of the pictures of these rows."""
+    return set(entry["pictures"]) == {row["image"] for row in rows}
 
 
 def _comparisons(rows: Sequence[Row], groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -180,10 +187,3 @@ def _bjontegaard(groups: Sequence[Group]) -> list[dict[str, Any]]:
         for baseline, (other_kind, reference) in curves.items()
         if other_kind == "baseline" and len(reference.size_bytes)
     ]
-
-
-def _json(path: Path, default: Any) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from titokc.bench.report import HEADINGS, digits
+from titokc.bench.columns import COLUMNS, OF_GROUPS, shown, used
 from titokc.bench.rows import EQUAL_BYTES
 from titokc.bench.summary import Group, notes
-from titokc.judge.table import METRICS, PICTURE_METRICS, SET_METRICS
+from titokc.judge.table import METRICS
 
 
 def summary_text(summary: dict[str, Any]) -> str:
@@ -28,7 +28,7 @@ def summary_text(summary: dict[str, Any]) -> str:
     for why in dict.fromkeys(reasons.values()):
         names = [METRICS[name].label for name in reasons if reasons[name] == why]
         parts.append(f"\n{', '.join(names)} n/a: {why}")
-    return "\n".join(parts + notes(summary))
+    return "\n".join([*parts, "", *notes(summary)] if notes(summary) else parts)
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -43,10 +43,9 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _group_table(groups: Sequence[Group], summary: dict[str, Any]) -> str:
-    names = ["bytes", "bpp", "ratio", *PICTURE_METRICS, *SET_METRICS, "encode_ms", "decode_ms"]
-    names = [name for name in names if any(name in group["mean"] for group in groups)]
+    names = used(OF_GROUPS, (group["mean"] for group in groups))
     memory = summary["peak_memory"]
-    headings = ["", *(HEADINGS.get(name) or METRICS[name].label for name in names), *(["MB"] if memory else [])]
+    headings = ["", *(COLUMNS[name].heading for name in names), *(["MB"] if memory else [])]
     rows, impossible = [], []
     for group in groups:
         if not group["count"]:
@@ -54,22 +53,21 @@ def _group_table(groups: Sequence[Group], summary: dict[str, Any]) -> str:
             continue
         total = group["count"] + group["without_file"]
         label = group["codec"] + (f" ({group['count']} of {total})" if group["without_file"] else "")
-        values = [_shown(group["mean"].get(name), digits(name)) for name in names]
-        rows.append([label, *values, *([_shown(memory.get(group["codec"]), 0)] if memory else [])])
+        values = [shown(name, group["mean"].get(name)) for name in names]
+        rows.append([label, *values, *([shown("peak_memory", memory.get(group["codec"]))] if memory else [])])
     return "\n".join([*([text_table(headings, rows)] if rows else []), *impossible])
 
 
 def _differences(summary: dict[str, Any]) -> list[str]:
     rows = []
     for each in summary["comparisons"]:
-        places = digits(each["metric"])
-        interval = f"[{each['low']:+.{places}f}, {each['high']:+.{places}f}]"
+        mean, low, high = (shown(each["metric"], each[name], "+") for name in ("mean", "low", "high"))
         rows.append(
             [
                 f"{each['codec']} {each['budget']} B",
                 METRICS[each["metric"]].label,
-                f"{each['mean']:+.{places}f}",
-                interval,
+                mean,
+                f"[{low}, {high}]",
                 "" if each["significant"] else "not significant",
                 f"better on {each['wins']} of {each['count']}",
                 each["baseline"],
@@ -90,7 +88,3 @@ def _bjontegaard(summary: dict[str, Any]) -> list[str]:
         if each["bd_rate_percent"] is not None and each["bd_psnr_db"] is not None
     ]
     return [text_table(["", "BD-rate", "BD-PSNR"], rows)] if rows else []
-
-
-def _shown(value: float | None, places: int) -> str:
-    return "n/a" if value is None else f"{value:.{places}f}"

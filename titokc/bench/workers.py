@@ -7,36 +7,53 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from titokc.bench import images
-from titokc.bench.codecs import open_codec
-from titokc.bench.interface import Format, Placeholder
-from titokc.bench.search import Cache
+from titokc.bench.contenders import open_contender
+from titokc.bench.contenders.cache import Cache
+from titokc.bench.contenders.interface import Found, Impossible
 from titokc.errors import InputError
 from titokc.judge.table import Judge, Networks
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+class Measuring(NamedTuple):
+    """The metrics, and what their networks need."""
+
+    metrics: tuple[str, ...]
+    device: str
+    weights: Path | None
+
+
+class Searched(NamedTuple):
+    """The best files by budget; why there is none, if the contender failed; why they could not be cached."""
+
+    found: dict[int | None, Found | Impossible]
+    failure: str | None = None
+    problem: str | None = None
+
+
 @contextmanager
 def workers(jobs: int) -> Iterator[Executor]:
-    """`jobs` processes; for one job, a thread of this process."""
+    """`jobs` processes, which end when this one does, however that ends; for one job, a thread of this process."""
     before = {name: os.environ.get(name) for name in _THREADS}
     pool: Executor
     if jobs == 1:
         pool = ThreadPoolExecutor(1)
     else:
-        pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_die_of_interrupt)
+        pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin)
         os.environ.update(dict.fromkeys(_THREADS, "1"))  # read when a process starts
     try:
         yield pool
@@ -51,40 +68,52 @@ def workers(jobs: int) -> Iterator[Executor]:
                 os.environ[name] = value
 
 
-def _die_of_interrupt() -> None:
-    """Ctrl-C reaches the whole group: a worker ends at once and says nothing, the parent reports."""
+def _begin() -> None:
+    """Ctrl-C reaches the whole group: a worker ends at once and says nothing, the parent reports. Killed, it cannot."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def search(path: Path, crop: str, spec: str, budgets: Sequence[int], cache: Path) -> None:
-    """Fills the cache for a baseline and a picture. An unreadable picture is reported when it is measured."""
-    codec = open_codec(spec)
-    assert isinstance(codec, Format | Placeholder)
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def search(source: images.Source, crop: str, spec: str, budgets: Sequence[int | None], cache: Path) -> Searched:
+    """The best files of a baseline for a picture. An unreadable picture is reported when it is measured."""
+    contender = open_contender(spec)
     try:
-        original = images.load(path, crop)
+        original = images.load(source, crop)
     except InputError:
-        return
-    Cache(cache).best_files(codec, original, budgets)
-    if isinstance(codec, Format):
-        Cache(cache).floor_file(codec, original)
+        return Searched({})
+    results = Cache(cache)
+    try:
+        return Searched(results.find(contender, original, budgets), None, results.problem)
+    except Exception as error:  # noqa: BLE001 - one contender's failure is no other's
+        return Searched({}, failure(error))
 
 
-def measure(metrics: tuple[str, ...], device: str, weights: Path | None, original: Path, made: Path) -> dict[str, Any]:
+def failure(error: Exception) -> str:
+    """Why a contender has no file, in a line."""
+    return f"it failed: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+def measure(measuring: Measuring, original: Path, made: Path) -> dict[str, Any]:
     """The metrics of a pair of pictures."""
-    return _judge(metrics, device, weights).picture(_opened(original), _pixels(made))
+    return _judge(measuring).picture(_opened(original), _pixels(made))
 
 
-def measure_set(
-    metrics: tuple[str, ...], device: str, weights: Path | None, originals: tuple[Path, ...], made: tuple[Path, ...]
-) -> dict[str, Any]:
+def measure_set(measuring: Measuring, originals: tuple[Path, ...], made: tuple[Path, ...]) -> dict[str, Any]:
     """The metrics of two sets of pictures."""
-    judge = _judge(metrics, device, weights)
+    judge = _judge(measuring)
     return judge.sets(_features(judge, originals), judge.features(map(_pixels, made)))
 
 
 @lru_cache(maxsize=1)
-def _judge(metrics: tuple[str, ...], device: str, weights: Path | None) -> Judge:
-    return Judge(metrics, Networks(device, weights))
+def _judge(measuring: Measuring) -> Judge:
+    return Judge(measuring.metrics, Networks(measuring.device, measuring.weights))
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from titokc.errors import InputError, MetricWeightsMissingError, UsageError
 
 DEFAULT_VERB = "run"
-NEEDED = {"matplotlib": "matplotlib", "scipy": "scipy"}
+USUAL_MODEL = "nano"
 CROPS = ("center-square-256", "none")
 
 
@@ -34,12 +34,10 @@ class _Bench(click.Group):
 def bench() -> None:
     """Measure models and classical codecs at equal bytes.
 
-    PICTURES is a folder or a file. The report's folder gets report.html, rows.jsonl (a line for each picture, codec
-    and budget), summary.csv and .json, environment.json, plots, and the decoded pictures. The same command again
-    measures only what is missing.
+    PICTURES is a folder, a .tar archive or a file. The report's folder gets report.html, rows.jsonl (a line for
+    each picture, codec and budget), summary.csv and .json, environment.json, plots, and the decoded pictures. The same
+    command again measures only what is missing.
     """
-    if absent := [package for name, package in NEEDED.items() if find_spec(name) is None]:
-        raise UsageError(f"titokc bench needs {', '.join(absent)}: pip install 'titokc[bench]'")
 
 
 @bench.command(DEFAULT_VERB, hidden=True)
@@ -48,8 +46,8 @@ def bench() -> None:
 @click.option(
     "--codecs",
     metavar="A,B,...",
-    help="Models (a name, a path, LABEL=PATH), and jpeg, jpeg-progressive, webp, avif, jpeg2000, jpegxl, thumbhash, "
-    "blurhash. [default: nano and all of these that are installed]",
+    help="Models (a name, a path, LABEL=PATH; MODEL:LOOK), and jpeg, jpeg-progressive, webp, avif, jpeg2000, jpegxl, "
+    "thumbhash, blurhash. [default: nano and all of these that are installed]",
 )
 @click.option("--bytes", "budgets", metavar="N,N,...", default="60,108,156,204", show_default=True, help="Budgets.")
 @click.option("--crop", type=click.Choice(CROPS), default=CROPS[0], show_default=True)
@@ -68,10 +66,12 @@ def bench() -> None:
 @click.pass_context
 def run(ctx: click.Context, source: Path, **options: Any) -> None:
     """Measure the pictures of a folder."""
-    from titokc.bench.runner import Settings, default_cache
+    from titokc.bench.contenders.cache import default_cache
+    from titokc.bench.runner import Settings
     from titokc.bench.runner import run as measure
     from titokc.judge.table import METRICS, USUAL, parse_metrics
 
+    _need("matplotlib", "scipy")
     if not source.exists():
         raise InputError(f"{source} is not there")
     output = options["output"] or Path(f"bench-{source.resolve().stem}")
@@ -94,9 +94,12 @@ def run(ctx: click.Context, source: Path, **options: Any) -> None:
     )
     with _Progress(options["quiet"]) as progress:
         outcome = measure(settings, progress.show)
-    text = _write_all(output, options["gallery"])
-    if not options["quiet"]:
+    if outcome.measured:
+        text = _write_all(output, options["gallery"])
+    if not options["quiet"] and outcome.measured:
         click.echo(text)
+        for note in outcome.notes:
+            click.echo(note)
         for name, why in absent.items():
             click.echo(f"{name} left out: {why}")
         click.echo(f"\n{output / 'report.html'}")
@@ -121,9 +124,10 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
 
     from titokc.bench.compare import compare as compared
     from titokc.bench.compare import comparison_text
-    from titokc.bench.summary import read_report
+    from titokc.bench.rows import read_report
 
-    found = compared(read_report(first)[0], read_report(second)[0])
+    _need("scipy")
+    found = compared(read_report(first).rows, read_report(second).rows)
     click.echo(json.dumps(found, indent=1) if as_json else comparison_text(found))
 
 
@@ -134,28 +138,35 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
 )
 def plot(report: Path, gallery: int) -> None:
     """Draw plots, tables and page of a report again from its rows."""
+    _need("matplotlib", "scipy")
     _write_all(report, gallery)
     click.echo(report / "report.html")
+
+
+def _need(*packages: str) -> None:
+    if absent := [package for package in packages if find_spec(package) is None]:
+        raise UsageError(f"titokc bench needs {', '.join(absent)}: pip install 'titokc[bench]'")
 
 
 def _write_all(folder: Path, gallery: int) -> str:
     """Everything that follows from the rows; the terminal's table."""
     from titokc.bench.plots import write_plots
     from titokc.bench.report import write_report
-    from titokc.bench.summary import read_report, summarise, write_summary
+    from titokc.bench.rows import read_report
+    from titokc.bench.summary import summarise, write_summary
     from titokc.bench.tables import summary_text
 
-    rows, sets, environment = read_report(folder)
-    summary = summarise(rows, sets, environment)
+    report = read_report(folder)
+    summary = summarise(*report)
     write_summary(folder, summary)
     write_plots(folder, summary)
-    write_report(folder, rows, summary, environment, gallery)
+    write_report(folder, report.rows, summary, report.environment, gallery)
     return summary_text(summary)
 
 
 def _codecs(text: str | None) -> tuple[tuple[str, ...], dict[str, str]]:
-    """What --codecs names, else nano and every baseline; and why some of these are left out."""
-    from titokc.bench.codecs import BASELINES, missing
+    """What --codecs names, else the usual model and every baseline; and why some of these are left out."""
+    from titokc.bench.contenders import BASELINES, missing
 
     if text is not None:
         specs = tuple(part.strip() for part in text.split(",") if part.strip())
@@ -163,7 +174,7 @@ def _codecs(text: str | None) -> tuple[tuple[str, ...], dict[str, str]]:
             raise UsageError("--codecs names none")
         return tuple(dict.fromkeys(specs)), {}
     absent = {name: why for name in BASELINES if (why := missing(name))}
-    return ("nano", *(name for name in BASELINES if name not in absent)), absent
+    return (USUAL_MODEL, *(name for name in BASELINES if name not in absent)), absent
 
 
 def _budgets(text: str) -> tuple[int, ...]:

@@ -8,7 +8,25 @@ from importlib import metadata
 
 from PIL import Image
 
-from titokc.bench.interface import Placeholder, Point
+from titokc.bench.contenders.interface import Contender, Found, Impossible, OnePicture, Point, measured
+
+
+class Placeholder(Contender):
+    """A string that stands for a picture while it loads: a handful of settings, all of which are tried."""
+
+    points: tuple[Point, ...]
+
+    def __init__(self) -> None:
+        self._all = OnePicture(
+            lambda picture: [measured(self, picture, point, self.encode(picture, point)) for point in self.points]
+        )
+
+    def best(self, picture: Image.Image, budget: int) -> Found | Impossible:
+        made = self._all(picture)
+        fitting = [found for found in made if len(found.data or b"") <= budget]
+        if not fitting:
+            return Impossible(min(len(found.data or b"") for found in made))
+        return max(fitting, key=lambda found: found.psnr)
 
 
 class ThumbHash(Placeholder):

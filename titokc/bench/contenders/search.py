@@ -1,4 +1,4 @@
-"""The best file of a baseline within a budget: every sensible downscale, filter, quality and variant of its format.
+"""General image formats, and the best file of one within a budget: every sensible downscale, filter, quality, variant.
 
 "Best" is the highest PSNR once the small picture is enlarged again, by the better of bicubic and Lanczos, which costs
 the baseline no byte. Enlarging is linear, so the error of every small candidate follows from a small projection of
@@ -7,25 +7,27 @@ the picture instead of an enlargement each; the few best are then enlarged, roun
 
 from __future__ import annotations
 
-import json
+import io
 import math
-from base64 import b64decode, b64encode
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from abc import abstractmethod
 from functools import lru_cache
-from hashlib import sha256
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from titokc.bench.interface import RESAMPLING, Codec, Format, Placeholder, Point, reduced
-from titokc.files import write_atomic
-from titokc.judge.pixels import psnr
+from titokc.bench.contenders.interface import (
+    ENLARGERS,
+    RESAMPLING,
+    Contender,
+    Found,
+    Impossible,
+    OnePicture,
+    Point,
+    better_enlarged,
+    measured,
+)
 
-VERSION = 3  # of the search: part of the cache's keys
-ENLARGERS = ("bicubic", "lanczos")
 SMALLEST_SIDE = 4
 CLOSE_DB = 0.5  # what is farther below the best so far is left out of the next step
 FAR_DB = 1.5  # three sizes in a row this far below a smaller one: larger ones are not tried
@@ -35,70 +37,6 @@ SLACK = 1.25  # nor those after three in a row whose coarsest file is so many ti
 BLOCK = 16
 MEASURED = 8
 LARGE, FEWEST = 256, 4  # pictures with a longer side are looked at a third as closely: neighbouring sizes differ less
-
-
-@dataclass(frozen=True)
-class Found:
-    """The best file: the point that makes it, its bytes, the filter that enlarges it, and the PSNR in dB then."""
-
-    point: Point
-    data: bytes
-    enlarge: str
-    psnr: float
-
-
-@dataclass(frozen=True)
-class Impossible:
-    """Nothing that the codec can write is small enough; `smallest` is the smallest file seen, in bytes, None if the
-    format cannot hold so large a picture."""
-
-    smallest: int | None
-
-
-def best_files(
-    codec: Format | Placeholder, image: Image.Image, budgets: Iterable[int]
-) -> dict[int, Found | Impossible]:
-    """Budgets in bytes -> the best whole file of `image` within each."""
-    search = _FormatSearch(codec, image) if isinstance(codec, Format) else _PlaceholderSearch(codec, image)
-    return {budget: search.best(budget) for budget in sorted(set(budgets))}
-
-
-def floor_file(codec: Format, image: Image.Image) -> Found | Impossible:
-    """The smallest file that the format makes without reducing the picture first."""
-    if max(image.size) > codec.longest_side:
-        return Impossible(None)
-    size = {"width": image.width, "height": image.height, "filter": "lanczos", "quality": codec.ladder[0]}
-    files = [(codec.encode(image, size | variant), size | variant) for variant in codec.variants]
-    data, point = min(files, key=lambda file: len(file[0]))
-    return _measured(codec, image, point, data)
-
-
-def enlarged(picture: Image.Image, size: tuple[int, int], enlarger: str) -> Image.Image:
-    return picture if picture.size == size else picture.resize(size, RESAMPLING[enlarger])
-
-
-def _measured(codec: Codec, image: Image.Image, point: Point, data: bytes) -> Found:
-    picture = codec.decode(data)
-    scores = {way: _psnr(image, enlarged(picture, image.size, way)) for way in ENLARGERS}
-    way = max(scores, key=lambda way: scores[way])
-    return Found(point, data, way, scores[way])
-
-
-def _psnr(image: Image.Image, picture: Image.Image) -> float:
-    return psnr(np.asarray(image), np.asarray(picture))
-
-
-class _PlaceholderSearch:
-    """Tries every point."""
-
-    def __init__(self, codec: Placeholder, image: Image.Image) -> None:
-        self.found = [_measured(codec, image, point, codec.encode(image, point)) for point in codec.points]
-
-    def best(self, budget: int) -> Found | Impossible:
-        fitting = [found for found in self.found if len(found.data) <= budget]
-        if not fitting:
-            return Impossible(min(len(found.data) for found in self.found))
-        return max(fitting, key=lambda found: found.psnr)
 
 
 @lru_cache(maxsize=256)
@@ -153,6 +91,55 @@ class Combination(NamedTuple):
     variant: int
 
 
+class Format(Contender):
+    """A general image format: a point is a picture size, the filter that reduced it to that, and a quality.
+
+    `ladder`: values of "quality" in order of growing files. `variants`: further settings, as sets of keys of a point;
+    sizes are chosen with the first one that fits, or with each (`sizes_by_variant`). `breadth` and `around`: how many
+    combinations the search looks at closely, and how many steps of the ladder below and above the expected one; less
+    where files are slow. `longest_side`: of a picture that it can hold, in pixels.
+    """
+
+    ladder: tuple[float, ...]
+    variants: tuple[Point, ...] = ({},)
+    breadth = 24
+    around = (4, 16)
+    longest_side = 65_535
+    sizes_by_variant = False
+
+    def __init__(self) -> None:
+        self._search = OnePicture(lambda picture: _FormatSearch(self, picture))
+
+    def encode(self, image: Image.Image, point: Point) -> bytes:
+        size = (point["width"], point["height"])
+        return self.save(image.resize(size, RESAMPLING[point["filter"]]) if size != image.size else image, point)
+
+    @abstractmethod
+    def save(self, image: Image.Image, point: Point) -> bytes:
+        """The picture as it is -> a whole file, at this quality and variant."""
+
+    def decode(self, data: bytes) -> Image.Image:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.convert("RGB")
+
+    def best(self, picture: Image.Image, budget: int) -> Found | Impossible:
+        return self._search(picture).best(budget)
+
+    def floor(self, picture: Image.Image) -> Found | Impossible:
+        if max(picture.size) > self.longest_side:
+            return Impossible(None)
+        size = {"width": picture.width, "height": picture.height, "filter": "lanczos", "quality": self.ladder[0]}
+        files = [(self.encode(picture, size | variant), size | variant) for variant in self.variants]
+        data, point = min(files, key=lambda file: len(file[0]))
+        return measured(self, picture, point, data)
+
+
+def reduced(size: tuple[int, int], long_side: int) -> tuple[int, int]:
+    """The size with this long side and the same aspect ratio, at least one pixel each way."""
+    scale = long_side / max(size)
+    return max(1, math.floor(size[0] * scale + 0.5)), max(1, math.floor(size[1] * scale + 0.5))
+
+
 class _FormatSearch:
     """Files and their scores, made when asked for and kept, for all budgets of a picture."""
 
@@ -187,7 +174,7 @@ class _FormatSearch:
         if key not in self.scores:
             picture = self.codec.decode(self.file(combination, step))
             if self._is_large(combination.side):
-                self.scores[key] = max(_psnr(self.image, enlarged(picture, self.image.size, way)) for way in ENLARGERS)
+                _, self.scores[key] = better_enlarged(self.image, picture)
             else:
                 self.scores[key] = self._size(combination.side).psnr(picture)
         return self.scores[key]
@@ -246,8 +233,8 @@ class _Narrowing:
         ranked = sorted(finalists, key=lambda key: finalists[key], reverse=True)[:MEASURED]
         image, files = self.search.image, self.search.files
         return max(
-            (_measured(self.codec, image, self.search.point(*key), files[key]) for key in ranked),
-            key=lambda found: found.psnr,
+            (measured(self.codec, image, self.search.point(*key), files[key]) for key in ranked),
+            key=lambda found: found.psnr or 0,
         )
 
     def _try_sides(self, sides: list[int], variant: int) -> None:
@@ -354,55 +341,3 @@ def coarse_sides(size: tuple[int, int]) -> list[int]:
         if any(edge % BLOCK == 0 for edge in reduced(size, side))
     }
     return sorted(sides)
-
-
-class Cache:
-    """Search results on disk: a JSON file for each codec and picture, safe to share between processes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def best_files(
-        self, codec: Format | Placeholder, image: Image.Image, budgets: Sequence[int]
-    ) -> dict[int, Found | Impossible]:
-        """As the function of the same name; searches only what is not there yet."""
-        known = self._read(codec, image)
-        absent = [budget for budget in budgets if str(budget) not in known]
-        if absent:
-            known |= {str(budget): _to_json(found) for budget, found in best_files(codec, image, absent).items()}
-            self._write(codec, image, known)
-        return {budget: _from_json(known[str(budget)]) for budget in budgets}
-
-    def floor_file(self, codec: Format, image: Image.Image) -> Found | Impossible:
-        """As the function of the same name."""
-        known = self._read(codec, image)
-        if "floor" not in known:
-            known["floor"] = _to_json(floor_file(codec, image))
-            self._write(codec, image, known)
-        return _from_json(known["floor"])
-
-    def _path(self, codec: Codec, image: Image.Image) -> Path:
-        key = sha256(f"{VERSION} {codec.version} {image.size} ".encode() + image.tobytes()).hexdigest()
-        return self.folder / codec.name / f"{key[:32]}.json"
-
-    def _read(self, codec: Codec, image: Image.Image) -> dict[str, Any]:
-        try:
-            return json.loads(self._path(codec, image).read_bytes())["found"]
-        except (OSError, ValueError, KeyError):  # absent or damaged: searched again
-            return {}
-
-    def _write(self, codec: Codec, image: Image.Image, known: dict[str, Any]) -> None:
-        text = json.dumps({"codec": codec.name, "version": codec.version, "found": known}, indent=1)
-        write_atomic(self._path(codec, image), text.encode())
-
-
-def _to_json(found: Found | Impossible) -> dict[str, Any]:
-    if isinstance(found, Impossible):
-        return {"smallest": found.smallest}
-    return vars(found) | {"data": b64encode(found.data).decode()}
-
-
-def _from_json(entry: dict[str, Any]) -> Found | Impossible:
-    if "smallest" in entry:
-        return Impossible(entry["smallest"])
-    return Found(**(entry | {"data": b64decode(entry["data"])}))

@@ -1,0 +1,56 @@
+"""Who is compared: our models through the public API, and the baselines by their names.
+
+A new baseline is a class in this folder and an entry in BASELINES.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import util
+from pathlib import Path
+
+from PIL import features
+
+from titokc.bench.contenders.formats import AVIF, JPEG, JPEG2000, JPEGXL, ProgressiveJPEG, WebP
+from titokc.bench.contenders.interface import Contender
+from titokc.bench.contenders.placeholders import BlurHash, ThumbHash
+from titokc.errors import UsageError
+
+BASELINES: dict[str, type[Contender]] = {
+    kind.name: kind for kind in (JPEG, ProgressiveJPEG, WebP, AVIF, JPEG2000, JPEGXL, ThumbHash, BlurHash)
+}
+_PACKAGES = {"webp": "webp", "thumbhash": "thumbhash", "blurhash": "blurhash"}
+
+
+def missing(name: str) -> str | None:
+    """Why a baseline cannot run here, or None if it can."""
+    features_of = {"webp": "webp", "avif": "avif", "jpeg2000": "jpg_2000"}
+    if name in features_of and not features.check(features_of[name]):
+        return f"this Pillow was built without {features_of[name]}"
+    if name == "jpegxl" and not JPEGXL.present():
+        return "neither pillow-jxl-plugin nor cjxl and djxl are installed"
+    if name in _PACKAGES and util.find_spec(_PACKAGES[name]) is None:
+        return f"the package {name} is not installed (pip install 'titokc[bench]')"
+    return None
+
+
+def open_contender(spec: str, device: str = "auto") -> Contender:
+    """A baseline by its name, else one of our models: MODEL or LABEL=MODEL, a name or a path; MODEL:LOOK is its look.
+
+    UsageError if a baseline cannot run here.
+    """
+    if spec in BASELINES:
+        if why := missing(spec):
+            raise UsageError(f"{spec}: {why}")
+        return BASELINES[spec]()
+    from titokc.bench.contenders.model import Model
+    from titokc.codec import Codec
+
+    label, _, model = spec.rpartition("=")
+    path, _, look = model.rpartition(":")
+    if not path or not re.fullmatch(r"[a-z]+", look):
+        path, look = model, ""
+    name = label or Path(path).name + (f":{look}" if look else "")
+    if name in BASELINES or name == "original" or not re.fullmatch(r"\w[\w.+-]*(:[a-z]+)?", name):
+        raise UsageError(f"{spec}: {name!r} cannot be the name of a model here; give it one (LABEL={model})")
+    return Model(name, Codec(path, device=device), **({"look": look} if look else {}))
