@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from titokc.errors import UsageError
+from titokc.weights.places import locate
 
 if TYPE_CHECKING:
     from titokc.engines.base import Engine
@@ -26,8 +27,10 @@ def open(
 ) -> Engine:
     """The engine for a model: a name, a path (as `titokc.weights.load` takes it), or a loaded tokenizer.
 
-    device: "auto" (CUDA, MPS or CPU, the first there is), "cpu", "cuda", "cuda:1" or "mps"; a loaded tokenizer stays
-        where it is. engine: "light", "torch", or "auto".
+    device: "auto" (for torch: CUDA, MPS or CPU, the first there is), "cpu", "cuda", "cuda:1" or "mps"; a loaded
+        tokenizer stays where it is.
+    engine: "light" (nano on the CPU, without torch), "torch", or "auto": light where it can, unless another device or
+        precision is asked for.
     dtype: of the decoder ("float32", "bfloat16", "float16"); by default float32, on CUDA bfloat16 or float16.
     batch_size: tiles that go through a GPU together. threads: of the CPU; by default all that torch would use.
 
@@ -35,8 +38,14 @@ def open(
     """
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
+    if engine != "torch" and isinstance(model, (str, os.PathLike)) and device in {"auto", "cpu"}:
+        from titokc.engines import light
+
+        files = locate(model)
+        if light.reads(files) and dtype in {None, "float32"}:
+            return light.load(files, threads)
     if engine == "light":
-        raise UsageError("engine 'light': not in this version; expected auto or torch")
+        raise UsageError("engine 'light' runs nano from its files, in float32 and on the CPU: expected auto or torch")
     from titokc.engines.torch import TorchEngine, load
 
     tokenizer = load(model, device) if isinstance(model, (str, os.PathLike)) else model

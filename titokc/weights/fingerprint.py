@@ -6,7 +6,7 @@ A better decoder for the same tokens changes the second and not the first.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -32,19 +32,31 @@ def fingerprints(tokenizer: "Tokenizer") -> Fingerprints:
     """
     from titokc.weights.tensors import raw_bytes
 
-    lines = {}
-    for name, tensor in tokenizer.state_dict().items():
-        shape, kind = "x".join(map(str, tensor.shape)), str(tensor.dtype).removeprefix("torch.")
-        lines[name] = f"{name} {kind} {shape} {hashlib.sha256(raw_bytes(tensor)).hexdigest()}\n"
+    lines = {
+        name: line(name, str(tensor.dtype).removeprefix("torch."), tensor.shape, raw_bytes(tensor))
+        for name, tensor in tokenizer.state_dict().items()
+    }
     code, architecture = tokenizer.code(), tokenizer.config.architecture
-    own = {"architecture": architecture, "fields": code.fields, "version": code.version}
-    all_fields = {"architecture": architecture, "fields": _unusual(tokenizer.config)}
-    return Fingerprints(_hash(own, {name: lines[name] for name in code.tensors}), _hash(all_fields, lines))
+    own = of_code(architecture, code.version, code.fields, [lines[name] for name in code.tensors])
+    return Fingerprints(
+        own, _hash({"architecture": architecture, "fields": _unusual(tokenizer.config)}, lines.values())
+    )
 
 
-def _hash(fields: Mapping[str, Any], lines: Mapping[str, str]) -> bytes:
+def of_code(architecture: str, version: int, fields: Mapping[str, Any], lines: Iterable[str]) -> bytes:
+    """The fingerprint of a code from the `line` of each of its tensors."""
+    return _hash({"architecture": architecture, "fields": fields, "version": version}, lines)
+
+
+def line(name: str, kind: str, shape: Iterable[int], data: memoryview) -> str:
+    """What is hashed of a tensor; kind: "float32", "int8", ...; data: its elements' bytes."""
+    return f"{name} {kind} {'x'.join(map(str, shape))} {hashlib.sha256(data).hexdigest()}\n"
+
+
+def _hash(fields: Mapping[str, Any], lines: Iterable[str]) -> bytes:
     text = json.dumps(fields, sort_keys=True, separators=(",", ":")) + "\n"
-    return hashlib.sha256((text + "".join(lines[name] for name in sorted(lines))).encode("ascii")).digest()
+    by_name = sorted(lines, key=lambda text: text.split(" ", 1)[0])
+    return hashlib.sha256((text + "".join(by_name)).encode("ascii")).digest()
 
 
 def _unusual(config: Any) -> dict[str, Any]:

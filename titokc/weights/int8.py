@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, int8
 
-_SCALE = ".scale"
+from titokc.weights.arrays import SCALE
 
 
 def compact(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -19,16 +19,16 @@ def compact(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             packed[name] = tensor
             continue
         scale = (tensor.float().abs().amax(-1, keepdim=True) / 127).clamp(min=1e-30)
-        packed[name], packed[name + _SCALE] = (tensor.float() / scale).round().to(int8), scale
+        packed[name], packed[name + SCALE] = (tensor.float() / scale).round().to(int8), scale
     return packed
 
 
 def expand(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Float32 tensors again; what `compact` did not touch stays as it is."""
-    packed = {name for name in tensors if name + _SCALE in tensors}
-    scales = {name + _SCALE for name in packed}
+    packed = {name for name in tensors if name + SCALE in tensors}
+    scales = {name + SCALE for name in packed}
     return {
-        name: tensor.float() * tensors[name + _SCALE] if name in packed else tensor
+        name: tensor.float() * tensors[name + SCALE] if name in packed else tensor
         for name, tensor in tensors.items()
         if name not in scales
     }

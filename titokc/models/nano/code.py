@@ -32,7 +32,6 @@ Shapes: B pictures, C coefficients that can be coded, K tokens, T coefficients a
 Levels: log2 of a spread in eighths, from 0 to 96. A spread at level 0 is 2^6 units of the integer values.
 """
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,20 +39,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titokc.errors import UsageError, WeightsError
+from titokc.errors import UsageError
+from titokc.models.nano.code_numpy import EVIDENCE, LEVELS, SEEN, STEPS, UNIT_BITS
 from titokc.models.precision import full_precision
 
-# Of this algorithm, tables and arithmetic included: what the same indices and tensors mean never changes within one.
-VERSION = 1
-
-LEVELS = 96
-UNIT_BITS = 6
-# Codebook entries are in sixteenths of the spread, so that they fit into 8 bits.
-ENTRY = 16
-STEPS = [round(2**UNIT_BITS / ENTRY * 2 ** (level / 8)) for level in range(LEVELS + 1)]
-# What the network sees of a coefficient of |x| twelfths of its usual spread: the square root, centred.
-SEEN = 12
-EVIDENCE = [round(8 * (math.sqrt(x / SEEN) - 0.75)) for x in range(128)]
 # How far a token of 12 bits for 8 coefficients lowers their levels, about: fits start from it.
 DROP = -11
 
@@ -94,7 +83,7 @@ class AdaptiveResidualVQ(nn.Module):
         self, coefficients: int, tokens: int, token_size: int, entries: int, hidden: int, refresh: int
     ) -> None:
         super().__init__()
-        if 127 * max(EVIDENCE) * coefficients >= 2**24 or 127 * 127 * hidden >= 2**24:
+        if 127 * EVIDENCE.max() * coefficients >= 2**24 or 127 * 127 * hidden >= 2**24:
             raise UsageError(f"{coefficients} coefficients, {hidden} hidden: sums would not be exact in float32")
         self.refresh = refresh
         self.register_buffer("codebooks", torch.zeros(tokens, token_size, entries, dtype=torch.int8))
@@ -106,24 +95,8 @@ class AdaptiveResidualVQ(nn.Module):
         self.register_buffer("out", torch.zeros(coefficients, hidden, dtype=torch.int8))
         self.register_buffer("out_bias", torch.zeros(coefficients, dtype=torch.int32))
         self.register_buffer("shifts", torch.zeros(2, dtype=torch.int32))
-        self.register_buffer("steps", torch.tensor(STEPS, dtype=torch.float32), persistent=False)
-        self.register_buffer("evidence", torch.tensor(EVIDENCE, dtype=torch.float32), persistent=False)
-
-    def check(self) -> None:
-        """Raises WeightsError for numbers that no fit makes: what they mean would not be exact, or would be nothing."""
-        for name, tensor, most in (("base", self.base, LEVELS), ("shifts", self.shifts, 23)):
-            check_range(f"quantizer.{name}", tensor, 0, most)
-        sums = (self.into.int().abs().sum(1) * max(EVIDENCE) + self.into_bias.abs()).max()
-        sums = torch.maximum(sums, (self.out.int().abs().sum(1) * 127 + self.out_bias.abs()).max())
-        # A coefficient's level falls with each token that refines it, and what a token can add to it with the level.
-        slowest, largest = int(self.drops.max()), int(self.codebooks.int().abs().max())
-        levels = [min(LEVELS, max(0, LEVELS + token * slowest)) for token in range(len(self.codebooks))]
-        reach = largest * sum(STEPS[level] for level in levels)
-        for name, most in (("sums of the network", int(sums)), ("values", reach)):
-            if most >= 2**24:
-                raise WeightsError(f"quantizer: {name} can reach {most}, expected less than {2**24}")
-        if not (self.unit.isfinite() & (self.unit > 0)).all():
-            raise WeightsError(f"quantizer.unit is {float(self.unit)}, expected more than 0")
+        self.register_buffer("steps", torch.tensor(STEPS), persistent=False)
+        self.register_buffer("evidence", torch.tensor(EVIDENCE), persistent=False)
 
     codebooks: Tensor
     drops: Tensor
@@ -221,13 +194,6 @@ class AdaptiveResidualVQ(nn.Module):
         codebook = self.codebooks[token].float()
         indices = nearest(residual, (steps / steps[:, :1]).square(), codebook)
         return indices, codebook.T[indices]
-
-
-def check_range(name: str, tensor: Tensor, least: int, most: int) -> None:
-    """Raises WeightsError unless all numbers of the tensor are in least..most."""
-    lowest, highest = (int(bound) for bound in tensor.aminmax())
-    if not least <= lowest <= highest <= most:
-        raise WeightsError(f"{name} holds {lowest}..{highest}, expected {least}..{most}")
 
 
 def power(exponents: Tensor) -> Tensor:

@@ -6,6 +6,10 @@ from typing import Any, ClassVar
 
 from titokc.errors import WeightsError
 
+# Of the algorithm of `titokc.models.nano.code`, tables and arithmetic included: what the same indices and tensors mean
+# never changes within one version. And the fields that tokens depend on.
+CODE_VERSION = 1
+CODE_FIELDS = ("thumb_size", "coefficients", "num_tokens", "codebook_size", "token_size", "hidden", "refresh")
 _LARGEST_FIELD = 4096
 
 
@@ -52,6 +56,11 @@ class NanoConfig:
     @property
     def patches(self) -> int:
         return (self.thumb_size // self.patch_size) ** 2
+
+    @property
+    def code_fields(self) -> dict[str, int]:
+        """What tokens depend on, besides the tensors of the quantiser and the choice of coefficients."""
+        return {name: getattr(self, name) for name in CODE_FIELDS}
 
     @property
     def counts(self) -> tuple[int, int]:

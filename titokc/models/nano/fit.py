@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titokc.models.nano.code import DROP, ENTRY, LEVELS, UNIT_BITS, AdaptiveResidualVQ, nearest
+from titokc.models.nano.code import DROP, AdaptiveResidualVQ, nearest
+from titokc.models.nano.code_numpy import ENTRY, LEVELS, UNIT_BITS
 
 # Fractional bits of what the network sees, of its hidden values, and of the levels it tells.
 _INPUT_BITS, _HIDDEN_BITS, _LEVEL_BITS = 3, 4, 3

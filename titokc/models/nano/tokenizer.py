@@ -14,10 +14,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from titokc.errors import WeightsError
 from titokc.models.interface import FAITHFUL, Code, Reconstruction, Tokenizer
-from titokc.models.nano.code import VERSION, AdaptiveResidualVQ, check_range
-from titokc.models.nano.config import NanoConfig
+from titokc.models.nano import code_numpy
+from titokc.models.nano.code import AdaptiveResidualVQ
+from titokc.models.nano.config import CODE_VERSION, NanoConfig
 from titokc.models.nano.faithful import Decoder
 from titokc.models.nano.fit import fit_quantizer
 from titokc.models.nano.transform import OPPONENT, dct_matrix, resize
@@ -66,16 +66,12 @@ class NanoTokenizer(Tokenizer):
 
     def code(self) -> Code:
         """See `Tokenizer.code`. Colours, DCT and integer tables are the algorithm, `titokc.models.nano.code`."""
-        names = ("thumb_size", "coefficients", "num_tokens", "codebook_size", "token_size", "hidden", "refresh")
         tensors = {f"quantizer.{name}": tensor for name, tensor in self.quantizer.state_dict().items()}
-        return Code(VERSION, {name: getattr(self.config, name) for name in names}, {"coded": self.coded, **tensors})
+        return Code(CODE_VERSION, self.config.code_fields, {"coded": self.coded, **tensors})
 
     def check(self) -> None:
         """See `Tokenizer.check`."""
-        self.quantizer.check()
-        check_range("coded", self.coded, 0, 3 * self.config.thumb_size**2 - 1)
-        if len(self.coded.unique()) < len(self.coded):
-            raise WeightsError("coded names a coefficient twice")
+        code_numpy.check(self.config, {name: tensor.cpu().numpy() for name, tensor in self.code().tensors.items()})
 
     @torch.no_grad()
     def encode(self, images: Tensor, tokens: int | None = None, effort: int = 0) -> Tensor:

@@ -1,0 +1,137 @@
+"""The engine without torch is the torch definition: tokens, pixels, gradients. And it needs no torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from titokc import engines, weights
+from titokc.engines import light
+from titokc.engines.torch import TorchEngine
+from titokc.errors import UsageError, WeightsError
+from titokc.models.nano.config import NanoConfig
+from titokc.models.nano.numpy import planes
+from titokc.models.nano.tokenizer import NanoTokenizer
+from titokc.weights.places import locate
+
+SAMPLES = Path(__file__).parents[1] / "bench" / "samples"
+
+
+@pytest.fixture(scope="module")
+def tiles() -> np.ndarray:
+    """uint8 [6, 256, 256, 3]: parts of photographs, and what no photograph is."""
+    parts = []
+    for name in ("coffee.jpg", "chelsea.jpg"):
+        with Image.open(SAMPLES / name) as image:
+            whole = np.asarray(image.convert("RGB"))
+            parts += [whole[:256, :256], whole[40:296, 60:316]]
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    return np.stack([*parts, np.full((256, 256, 3), 200, np.uint8), noise])
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[light.LightEngine, TorchEngine]:
+    return light.load(locate("nano"), 2), TorchEngine(weights.load("nano"), dtype=None, batch_size=8, threads=2)
+
+
+def test_both_engines_say_the_same_of_the_model(both) -> None:
+    ours, reference = both
+    assert ours.info == reference.info
+
+
+@pytest.mark.parametrize(("tokens", "effort"), [(128, 0), (47, 0), (64, 3)])
+def test_tokens_are_those_of_torch(both, tiles, tokens: int, effort: int) -> None:
+    """One of 10,000 may differ: two entries as near as float32 can tell. None did when this was written."""
+    ours, reference = both
+    a, b = ours.encode(tiles, tokens, effort), reference.encode(tiles, tokens, effort)
+    assert a.dtype == np.int64
+    assert a.shape == (6, tokens)
+    assert (a != b).sum() <= a.size / 10_000
+
+
+def test_pixels_are_those_of_torch_within_1(both, tiles) -> None:
+    ours, reference = both
+    for count in (1, 32, 128):
+        tokens = reference.encode(tiles, 128, 0)[:, :count]
+        a, b = ours.decode(tokens, "faithful").astype(int), reference.decode(tokens, "faithful")
+        assert np.abs(a - b).max() <= 1
+        assert (a != b).mean() < 1e-3
+
+
+def test_the_gradient_is_that_of_torch(both, tiles) -> None:
+    ours, reference = both
+    model = reference._tokenizer
+    picture = planes(tiles[0])
+    coefficients = ours._code.assign(ours._transform.analyse(picture), 96)[1]
+    made, backward = ours._decoder.with_gradient(coefficients, 96)
+    gradient = backward(made - picture)
+    leaf = torch.from_numpy(coefficients)[None].requires_grad_()
+    wanted = model._synthesise(leaf, torch.tensor([96]), 256)
+    (0.5 * (wanted - torch.from_numpy(picture)).square()).sum().backward()
+    expected = leaf.grad[0].numpy()
+    assert np.abs(made - wanted[0].detach().numpy()).max() < 1e-5
+    assert np.linalg.norm(gradient - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+def test_tokens_depend_neither_on_threads_nor_on_company(both, tiles) -> None:
+    ours, _ = both
+    together = ours.encode(tiles, 32, 2)
+    alone = light.load(locate("nano"), 1)
+    assert np.array_equal(together, np.concatenate([alone.encode(tile[None], 32, 2) for tile in tiles]))
+
+
+def test_a_saved_model_in_8_or_32_bits_is_read(tmp_path, tiles) -> None:
+    torch.manual_seed(1)
+    config = NanoConfig(64, 32, 8, 100, 8, 2, 16, 4, 16, 2, 32, 2, 1, lap=1)
+    tokenizer = NanoTokenizer(config).eval()
+    generator = torch.Generator().manual_seed(2)
+    tokenizer.coded.copy_(torch.arange(100))
+    tokenizer.quantizer.base.copy_(torch.arange(100, 0, -1).clamp(max=80))
+    tokenizer.quantizer.unit.fill_(1e-5)
+    tokenizer.quantizer.codebooks.copy_(torch.randint(-90, 90, (8, 4, 16), generator=generator))
+    for parameter in tokenizer.decoder.parameters():
+        parameter.data.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    small = tiles[:, 100:164, 100:164]
+    for bits in (32, 8):
+        weights.save(tokenizer, tmp_path / str(bits), bits=bits)
+        path = tmp_path / str(bits)
+        ours, reference = engines.open(path), engines.open(path, engine="torch")
+        assert isinstance(ours, light.LightEngine)
+        assert ours.info == reference.info
+        tokens = ours.encode(small, 8, 1)
+        assert np.array_equal(tokens, reference.encode(small, 8, 1))
+        assert np.abs(ours.decode(tokens, "faithful").astype(int) - reference.decode(tokens, "faithful")).max() <= 1
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path) -> None:
+    config = NanoConfig(64, 32, 8, 100, 8, 2, 16, 4, 16, 2, 32, 2, 1, lap=1)
+    weights.save(NanoTokenizer(config), tmp_path / "model")
+    text = (tmp_path / "model" / "config.json").read_text()
+    for field, found in (('"num_tokens": 8', "quantizer.codebooks is int8"), ('"width": 32', "decoder.blocks.0")):
+        name, number = field.split(": ")
+        (tmp_path / "model" / "config.json").write_text(text.replace(field, f"{name}: {2 * int(number)}"))
+        with pytest.raises(WeightsError, match=found):
+            light.load(locate(tmp_path / "model")).decode(np.zeros((1, 2), np.int64), "faithful")
+
+
+def test_engines_by_name(both) -> None:
+    assert isinstance(engines.open("nano"), light.LightEngine)
+    assert isinstance(engines.open("nano", "cpu"), light.LightEngine)
+    assert isinstance(engines.open("nano", engine="torch"), TorchEngine)
+    assert isinstance(engines.open("nano", dtype="bfloat16"), TorchEngine)
+    with pytest.raises(UsageError, match="engine 'light' runs nano from its files, in float32"):
+        engines.open(both[1]._tokenizer, engine="light")
+
+
+def test_torch_is_not_imported() -> None:
+    program = (
+        "import sys, numpy as np; sys.modules['torch'] = None; from titokc import engines; e = engines.open('nano');"
+        "print(e.decode(e.encode(np.zeros((1, 256, 256, 3), np.uint8), 32, 1), 'faithful').max())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 20

@@ -1,0 +1,182 @@
+"""The engine of nano on CPUs, in NumPy alone: a process that encodes or decodes one picture need not wait for torch.
+
+`titokc.models.nano.code_numpy` and `titokc.models.nano.numpy` are the model; the search is that of
+`titokc.models.nano.tokenizer`. No torch here.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from titokc.engines.base import ModelInfo
+from titokc.errors import WeightsError
+from titokc.ids import KNOWN_MODELS
+from titokc.models import EMBEDDED, EMBEDDED_FILE
+from titokc.models.nano.code_numpy import Code, check, tensors_of
+from titokc.models.nano.config import CODE_VERSION, NanoConfig
+from titokc.models.nano.numpy import Decoder, Transform, pixels, planes
+from titokc.models.nano.search import search
+from titokc.weights import arrays
+from titokc.weights.fingerprint import line, of_code
+from titokc.weights.places import noted
+
+if TYPE_CHECKING:
+    from titokc.weights.places import ModelFiles
+
+
+LOOKS = ("faithful",)
+
+
+class LightEngine:
+    """See `titokc.engines.base.Engine`.
+
+    Tiles are worked on side by side, each by one thread from beginning to end, so that neither what is coded beside a
+    tile nor the number of threads makes a difference. A product has one thread too: more of them save a tenth on idle
+    processors and take three times as long on busy ones.
+    """
+
+    def __init__(
+        self, config: NanoConfig, tensors: dict[str, np.ndarray], info: ModelInfo, threads: int | None
+    ) -> None:
+        self.info = info
+        self.width = threads or _processors()
+        self._config, self._tensors = config, tensors
+        self._code = Code(config, tensors)
+        self._transform = Transform(config, tensors["coded"])
+        self._pool = ThreadPoolExecutor(self.width, "titokc")
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        try:
+            return Decoder(self._config, self._tensors, self._transform)
+        except (KeyError, ValueError) as error:
+            raise WeightsError(f"{self.info.name}: the tensors do not fit the configuration: {error}") from error
+
+    def encode(self, tiles: np.ndarray, tokens: int, effort: int) -> np.ndarray:
+        """See `Engine.encode`."""
+        if effort:
+            _ = self._decoder  # once, not in each thread
+        return self._side_by_side(partial(self._encode, tokens=tokens, effort=effort), tiles)
+
+    def decode(self, tokens: np.ndarray, look: str) -> np.ndarray:
+        """See `Engine.decode`."""
+        assert look in self.info.looks
+        _ = self._decoder
+        return self._side_by_side(self._decode, tokens)
+
+    def _encode(self, tile: np.ndarray, tokens: int, effort: int) -> np.ndarray:
+        picture = planes(tile)
+        if not effort:
+            return self._code.assign(self._transform.analyse(picture), tokens)[0]
+        return search(self._code, self._decoder, picture, self._transform.analyse(picture), tokens, effort)
+
+    def _decode(self, tokens: np.ndarray) -> np.ndarray:
+        return pixels(self._decoder(self._code.lookup(tokens), len(tokens)))
+
+    def _side_by_side(self, work: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+        with _one_thread_a_product():
+            return np.stack([work(rows[0])] if len(rows) == 1 else list(self._pool.map(work, rows)))
+
+
+def reads(files: ModelFiles) -> bool:
+    """Whether this engine runs the model in these files."""
+    return files.weights.suffix == ".safetensors" and (files.read_config() or {}).get("architecture") == "nano"
+
+
+def load(files: ModelFiles, threads: int | None = None) -> LightEngine:
+    """The engine for the model in files that `titokc.weights.locate` has found. Raises WeightsError.
+
+    Its code is verified. Of the decoder's weights, which say nothing of what tokens mean, names, types and shapes are:
+    their fingerprint takes longer than to decode a picture (`titokc doctor` and `titokc models verify` look at it).
+    """
+    tensors = arrays.read(files.weights)
+    config = NanoConfig.from_dict(files.read_config(), {})
+    found, written = _code_fingerprint(config, tensors, files.weights), noted(files.weights)
+    if written.get("code", found.hex()) != found.hex():
+        raise WeightsError(f"{files.weights}: the code is {found.hex()}, the file was written as {written['code']}")
+    known = next((row.id for row in KNOWN_MODELS.values() if row.code == found.hex()), 0)
+    if not known:
+        try:
+            check(config, tensors)
+        except WeightsError as error:
+            raise WeightsError(f"{files.weights}: {error}") from error
+    fewest, most = config.counts
+    info = ModelInfo(
+        name=EMBEDDED if files.weights == EMBEDDED_FILE else files.name,
+        id=known,
+        code=found,
+        weights=bytes.fromhex(written.get("weights", "")),
+        codebook_size=config.codebook_size,
+        min_tokens=fewest,
+        max_tokens=most,
+        nested=True,
+        side=config.image_size,
+        looks=LOOKS,
+    )
+    return LightEngine(config, tensors, info, threads)
+
+
+def _code_fingerprint(config: NanoConfig, tensors: dict[str, np.ndarray], source: Path) -> bytes:
+    lines = []
+    for name, (kind, shape) in tensors_of(config).items():
+        tensor = tensors.get(name)
+        if tensor is None or (str(tensor.dtype), tensor.shape) != (kind, shape):
+            found = "missing" if tensor is None else f"{tensor.dtype} {tensor.shape}"
+            raise WeightsError(f"{source}: {name} is {found}, expected {kind} {shape}")
+        lines.append(line(name, kind, shape, np.ascontiguousarray(tensor).data.cast("B")))
+    return of_code(config.architecture, CODE_VERSION, config.code_fields, lines)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Limit:
+    """NumPy's BLAS at one thread while anybody wants it, by threadpoolctl; the number is the process's own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._restore: Any = None
+
+    @cached_property
+    def _controller(self) -> Any:
+        from threadpoolctl import ThreadpoolController
+
+        return ThreadpoolController().select(user_api="blas")
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._users:
+                self._restore = self._controller.limit(limits=1)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._restore.restore_original_limits()
+
+
+_limit = _Limit()
+
+
+@contextmanager
+def _one_thread_a_product() -> Iterator[None]:
+    # The command line sets this before NumPy is imported, which is faster than to find the library afterwards.
+    if os.environ.get("OPENBLAS_NUM_THREADS") == "1":
+        yield
+    else:
+        with _limit():
+            yield
