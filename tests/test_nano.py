@@ -202,3 +202,23 @@ def test_better_latents_of_the_linear_code_lead_to_the_pictures_own(fitted: Nano
     better = fitted.better_latents(made.latents, made.quantised.detach(), made.quantised.grad)
     torch.testing.assert_close(better, 0.4 * own, atol=1e-5, rtol=1e-4)
     assert torch.equal(fitted.reconstruct(images, torch.full((4,), 4), latents=own).indices, fitted.encode(images, 4))
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3])
+def test_a_fit_that_goes_on_elsewhere_ends_as_one_that_never_stopped(fitted: NanoTokenizer, stop: int) -> None:
+    first, batches = NanoTokenizer(TINY), (pictures(64, seed) for seed in range(100))
+    steps = first.fit(batches)
+    assert next(done for done in steps if done == stop) == stop
+    second = NanoTokenizer(TINY)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert list(second.fit((pictures(64, seed) for seed in range(100)), stop))[-1] == TINY.num_tokens + 1
+    assert all(torch.equal(a, b) for a, b in zip(second.buffers(), fitted.buffers(), strict=True))
+
+
+def test_a_fit_draws_no_random_numbers_of_others() -> None:
+    torch.manual_seed(5)
+    alone = torch.rand(2)
+    tokenizer = NanoTokenizer(TINY)
+    torch.manual_seed(5)
+    list(tokenizer.fit(pictures(64, seed) for seed in range(100)))
+    assert torch.equal(torch.rand(2), alone)

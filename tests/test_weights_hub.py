@@ -15,8 +15,9 @@ import torch
 
 import titokc
 from titokc import weights
-from titokc.errors import ModelNotFoundError, UsageError
+from titokc.errors import ModelNotFoundError, UsageError, WeightsError
 from titokc.models.titok.config import TiTokConfig, ViTSize
+from titokc.models.titok.releases import RELEASES
 from titokc.models.titok.tokenizer import TiTok
 from titokc.weights import places
 
@@ -186,3 +187,27 @@ def test_without_the_hubs_library_fetch_says_what_to_install(monkeypatch: pytest
 def test_fetch_refuses_what_is_neither_a_model_nor_a_repository() -> None:
     with pytest.raises(UsageError, match="neither a known model"):
         weights.fetch("titok-l-33")
+
+
+def test_a_pinned_release_is_fetched_at_its_revision_and_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def download(repo_id: str, name: str, revision: str | None = None) -> str:
+        asked.append((name, revision))
+        (tmp_path / name).write_bytes(b"weights")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    right = hashlib.sha256(b"weights").hexdigest()
+    pinned = RELEASES["titok-l-32"]._replace(revision="abc123", sha256=right)
+    monkeypatch.setitem(RELEASES, "titok-l-32", pinned)
+    assert weights.fetch("titok-l-32").weights == tmp_path / "model.safetensors"
+    assert asked == [("config.json", "abc123"), ("model.safetensors", "abc123")]
+    monkeypatch.setitem(RELEASES, "titok-l-32", pinned._replace(sha256="0" * 64))
+    with pytest.raises(WeightsError, match=f"its SHA-256 is {right}, expected 0000"):
+        weights.fetch("titok-l-32")
+
+
+def test_nothing_is_pinned_yet() -> None:
+    """Nobody here has the released files: what `titokc models fetch --help` says of it is to change with this."""
+    assert {(release.revision, release.sha256) for release in RELEASES.values()} == {("", "")}
