@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 
 from titokc import weights
 from titokc.models.interface import Tokenizer
+from titokc.models.titok.config import TiTokConfig, ViTSize
+from titokc.models.titok.tokenizer import TiTok
 
 
 def made(nano: Tokenizer) -> tuple[list[int], torch.Tensor]:
@@ -56,4 +59,14 @@ def test_random_numbers_of_the_host_are_left_alone() -> None:
     alone = torch.rand(2)
     torch.manual_seed(3)
     made(weights.load("nano"))
+    assert torch.equal(torch.rand(2), alone)
+
+
+def test_no_random_numbers_are_drawn_for_weights_that_are_read(tmp_path: Path) -> None:
+    size = ViTSize(64, 1, 1)
+    weights.save(TiTok(TiTokConfig(size, size, 4, 1024, 12, pixel_channels=32)), tmp_path / "titok")
+    torch.manual_seed(3)
+    alone = torch.rand(2)
+    torch.manual_seed(3)
+    weights.load(tmp_path / "titok")
     assert torch.equal(torch.rand(2), alone)

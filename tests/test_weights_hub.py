@@ -19,7 +19,6 @@ from titokc.errors import ModelNotFoundError, UsageError, WeightsError
 from titokc.models.titok.config import TiTokConfig, ViTSize
 from titokc.models.titok.releases import RELEASES
 from titokc.models.titok.tokenizer import TiTok
-from titokc.weights import places
 
 pytest.importorskip("huggingface_hub")
 
@@ -166,16 +165,6 @@ def test_nothing_but_fetch_asks_the_hub(hub: Hub, environment: dict[str, str]) -
     for arguments in (["list"], ["path", "titok-b-64"], ["verify", "titok-b-64"], ["convert", "titok-b-64", "out"]):
         assert titokc_models(environment, *arguments).returncode in (0, 4)
     assert hub.requests == []
-
-
-def test_loading_may_download_when_asked_to(monkeypatch: pytest.MonkeyPatch, model: TiTok, tmp_path: Path) -> None:
-    weights.save(model, tmp_path / "saved")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    found = places.locate(tmp_path / "saved")
-    monkeypatch.setattr(sys.modules["titokc.weights.load"], "fetch", lambda name: found._replace(name=name))
-    assert weights.load("someone/titok-tiny", download=True).name == "someone/titok-tiny"
-    with pytest.raises(ModelNotFoundError):
-        weights.load("someone/titok-tiny")
 
 
 def test_without_the_hubs_library_fetch_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,7 @@
-"""The tokenizers, images <-> token indices, a room each behind one interface; `titokc.weights` finds and loads them."""
+"""The tokenizers, images <-> token indices, a room each behind one interface; `titokc.weights` finds and loads them.
+
+A new tokenizer is a folder with its config.py (without torch) and tokenizer.py, and a line in TABLE.
+"""
 
 from collections.abc import Mapping
 from importlib import import_module

@@ -6,34 +6,27 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from titokc import models
-from titokc.errors import ModelMismatchError, ModelNotFoundError, UsageError, WeightsError
+from titokc.errors import ModelMismatchError, UsageError, WeightsError
 from titokc.ids import KNOWN_MODELS
 from titokc.weights.fingerprint import fingerprints
-from titokc.weights.places import ModelFiles, fetch, is_fetched, locate, noted
+from titokc.weights.places import ModelFiles, is_fetched, locate, noted
 
 if TYPE_CHECKING:
     from titokc.models.interface import Tokenizer
 
 
-def load(name_or_path: str | os.PathLike[str] = "nano", device: str = "cpu", *, download: bool = False) -> "Tokenizer":
+def load(name_or_path: str | os.PathLike[str] = "nano", device: str = "cpu") -> "Tokenizer":
     """The tokenizer on `device`, in evaluation mode, with its `name`, `model_id` and fingerprints set.
 
     name_or_path: "nano" (embedded), a TiTok name ("titok-l-32"), an installed model's name, a hub repository
         ("owner/name"), a model directory, or a .safetensors, .bin or .pth file (its config.json beside it; a TiTok's
         configuration is read off its weights where there is none).
-    download: fetch from the hub what is not on this machine. Nothing touches the network otherwise.
 
-    What the program around has set in torch (default type and device, inference mode) makes no difference, and its
-    random numbers stay as they are. Raises ModelNotFoundError, which says where it looked and how to get the model, and
-    WeightsError for weights that do not fit their configuration.
+    Nothing touches the network. What the program around has set in torch (default type and device, inference mode)
+    makes no difference, and its random numbers stay as they are. Raises ModelNotFoundError, which says where it looked
+    and how to get the model, and WeightsError for weights that do not fit their configuration.
     """
-    try:
-        files = locate(name_or_path)
-    except ModelNotFoundError:
-        if not download:
-            raise
-        files = fetch(os.fspath(name_or_path))
-    tokenizer = load_files(files)
+    tokenizer = load_files(locate(name_or_path))
     with _by_itself():
         return tokenizer.to(device)
 
@@ -116,9 +109,9 @@ def _id_of(tokenizer: "Tokenizer", files: ModelFiles) -> int:
 
 @contextmanager
 def _by_itself() -> Iterator[None]:
-    """Inside, torch is as it comes: the CPU by default, no inference mode; its random numbers go on as if nothing was
-    drawn. (The default type is process-wide, so models name theirs.)"""
+    """Inside, torch is as it comes: the CPU by default, no inference mode. (The default type is process-wide, so models
+    name theirs; and no random numbers are drawn for weights that are read.)"""
     import torch
 
-    with torch.inference_mode(False), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+    with torch.inference_mode(False), torch.device("cpu"):
         yield

@@ -121,9 +121,3 @@ class MaskGITVQGAN(nn.Module):
         with full_precision(images.device):
             latents = self.encoder(images.float())
             return self.quantize.assign(latents.flatten(2).transpose(1, 2))
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes [B, P] of a square grid -> RGB [B, 3, S, S], not clamped."""
-        side = round(codes.shape[1] ** 0.5)
-        vectors = self.quantize.lookup(codes).transpose(1, 2)
-        return self.decoder(vectors.unflatten(2, (side, side)))
