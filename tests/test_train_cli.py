@@ -197,8 +197,9 @@ def test_what_cannot_begin_leaves_nothing_behind(data, tmp_path):
 
 def test_a_folder_with_a_recipe_of_ones_own_is_left_alone(data, tmp_path):
     (tmp_path / "recipe.json").write_text("mine")
-    for more, code in (((), 2), (("--resume",), 4)):
-        assert invoke(*arguments(data, tmp_path, "nano", NANO, "--steps", 1, *more)).exit_code == code
+    for more in ((), ("--resume",)):
+        result = invoke(*arguments(data, tmp_path, "nano", NANO, "--steps", 1, *more))
+        assert (result.exit_code, "none of titokc" in result.output) == (4, True)
     assert (tmp_path / "recipe.json").read_text() == "mine"
 
 

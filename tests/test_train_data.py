@@ -112,13 +112,15 @@ def test_what_can_be_read_of_damaged_shards_is_used(tmp_path):
     whole = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "b.tar").write_bytes(whole[: len(whole) // 3])
     (tmp_path / "c.tar").write_bytes(b"")
+    (tmp_path / "e.tar").write_bytes(whole[:2048])  # between two members
     (tmp_path / "d.tar").write_bytes(b"not a tar" * 100)
     found = find(tmp_path)
-    assert names(found.training) == [f"a.tar/000{i}.jpg" for i in range(3)] + ["b.tar/0000.jpg"]
+    assert names(found.training) == [f"a.tar/000{i}.jpg" for i in range(3)] + ["b.tar/0000.jpg", "e.tar/0000.jpg"]
     assert [note.partition(" (")[0] for note in found.notes] == [
         f"{tmp_path / 'b.tar'} is cut short: its 1 whole images are used",
         f"{tmp_path / 'c.tar'} is no uncompressed tar shard",
         f"{tmp_path / 'd.tar'} is no uncompressed tar shard",
+        f"{tmp_path / 'e.tar'} is cut short: its 1 whole images are used",
     ]
 
 

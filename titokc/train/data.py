@@ -136,6 +136,8 @@ def _shard(path: Path, notes: list[str]) -> list[Source]:
                 key = (name.parent, name.name.partition(".")[0])
                 more += key in sources
                 sources.setdefault(key, Source(path, f"{path.name}/{name}", member.offset_data, member.size))
+            if tar.offset >= length:  # a whole one ends in zeros
+                raise tarfile.ReadError("no end of archive")
     except (tarfile.TarError, OSError) as error:
         detail = reason(error) if isinstance(error, OSError) else str(error)
         whole = f"is cut short: its {len(sources)} whole images are used" if sources else "is no uncompressed tar shard"

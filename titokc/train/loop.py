@@ -221,7 +221,8 @@ class Trainer:
         total = self._agree({"over": float(over), "fitting": state.fitting if self.group.first else 0.0})
         state.fitting = state.elapsed = total["fitting"]
         if total["over"]:
-            self._say(f"stopped while the tokenizer was fitted ({state.fitted} of {steps}): continue with --resume")
+            how = "--resume" if self._stop else "--resume and a larger budget"
+            self._say(f"stopped while the tokenizer was fitted ({state.fitted} of {steps}): continue with {how}")
             return False
         state.fitted = None
         self.group.copy_first(self.tokenizer)

@@ -58,6 +58,7 @@ def start(
         torch.set_num_threads(threads)
     begun = (run / "recipe.json").exists()
     if begun and not resume:
+        schema.from_json((run / "recipe.json").read_text(), run / "recipe.json")
         raise UsageError(f"{run} holds a run already: continue it with --resume, or choose another folder")
     initial = None if init_from is None or checkpoint.saved(run) else weights.load(init_from)
     recipe = choose_recipe(run, name, settings, initial, begun)

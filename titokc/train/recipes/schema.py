@@ -222,7 +222,9 @@ def from_json(text: str, source: Path) -> Recipe:
             phase["objective"] = _rebuilt(settings, phase["objective"])
         return _rebuilt(Recipe, data | {"model": models.configured(data["model"], {})})
     except (ValueError, TypeError, KeyError, AttributeError, WeightsError) as error:
-        raise WeightsError(f"{source}: not a recipe of this version: {error}") from error
+        raise WeightsError(
+            f"{source}: not a recipe of this version, or none of titokc ({error}): choose another run folder"
+        ) from error
 
 
 def _rebuilt(kind: Any, data: dict[str, Any]) -> Any:
