@@ -93,9 +93,9 @@ def _in_tar(path: Path) -> Iterator[Source]:
     except (OSError, tarfile.TarError) as error:
         raise InputError(f"{path}: not an uncompressed tar archive ({error})") from error
     for name, member in members.items():
-        *folders, last = Path(name).parts
+        *folders, last = Path(name).parts or [""]
         if _is_picture(last) and not any(folder.startswith(".") for folder in folders):
-            yield Source(_text(name), path, member.offset_data, member.size)
+            yield Source(_text(Path(name).as_posix()), path, member.offset_data, member.size)
 
 
 def _is_picture(name: str) -> bool:

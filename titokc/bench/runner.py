@@ -171,7 +171,7 @@ class _Bench:
         original = images.cropped(photo, self.settings.crop)
         self._check(source.name, original)
         kept = self._picture_path("original", None, source.name)
-        _save(original, kept)
+        save(original, kept)
         common: Row = {"image": source.name, "digest": images.digest(original), "crop": self.settings.crop}
         common |= {"width": original.width, "height": original.height}
         common["enlarged"] = min(photo.size) < min(original.size)
@@ -251,7 +251,7 @@ class _Bench:
         decoded = time.perf_counter()
         if found.data is not None and data != found.data:
             raise InputError(f"it makes other files than those in {self.settings.cache}: delete that folder")
-        _save(picture, self._picture_path(contender.name, key[-1], key[0]))
+        save(picture, self._picture_path(contender.name, key[-1], key[0]))
         pixels = original.width * original.height
         row: Row = {"point": point, "enlarge": None if found.data is None else found.enlarge}
         row |= {"bytes": len(data), "bpp": 8 * len(data) / pixels, "ratio": 3 * pixels / len(data)}
@@ -317,7 +317,7 @@ class _Bench:
         return picture_path(self.settings.output, codec, budget, name)
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def save(picture: Image.Image, path: Path) -> None:
     """Not atomic, as a row is written only after its picture."""
     stream = io.BytesIO()
     picture.save(stream, "PNG", compress_level=4)
