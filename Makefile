@@ -1,5 +1,5 @@
 # make demo: install, then encode and decode a photo. make test: lint, types and tests.
-# make bench KODAK=folder VAL=folder: every published number.
+# make bench KODAK=folder VAL=folder VAL_1K=archive METRIC_WEIGHTS=folder: every published number.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,10 +9,13 @@ PHOTO ?= bench/samples/coffee.jpg
 
 # Runs of the benchmark go to REPORTS, a folder that git ignores; what is published of them is copied to bench/results/.
 REPORTS ?= reports
-RUNS := kodak-256 val-256 kodak-larger kodak-native
+RUNS := kodak-256 val-256 kodak-larger kodak-native val-1k kodak-beside
 BASELINES := webp,avif,jpeg,jpeg2000,jpegxl
-PAIRWISE := psnr,ssim,ms-ssim,eld
-TITOKC_BENCH := $(BIN)/python -m titokc bench
+PAIRWISE := psnr,ssim,ms-ssim,lpips-squeeze,eld
+SETS := fid-768-stand-in,kid-768-stand-in,smooth,busy
+# Where lpips-squeeze.safetensors and inception-768.safetensors are, or the official files.
+METRIC_WEIGHTS ?= $(TITOKC_WEIGHTS_DIR)
+TITOKC_BENCH := $(BIN)/python -m titokc bench $(if $(METRIC_WEIGHTS),--metric-weights $(METRIC_WEIGHTS))
 
 .PHONY: demo test slow-test lint fuzz bench folders $(RUNS) clean
 
@@ -43,20 +46,30 @@ bench: $(RUNS)
 $(RUNS): folders $(VENV)/.bench
 
 folders:
-	@test -d "$(KODAK)" -a -d "$(VAL)" || { echo "needed: KODAK=folder of the 24 photos, VAL=folder of the 100"; exit 2; }
+	@test -d "$(KODAK)" -a -d "$(VAL)" -a -e "$(VAL_1K)" || { \
+		echo "needed: KODAK=folder of the 24 photos, VAL=folder of the 100, VAL_1K=archive of the 1,000"; exit 2; }
 
 kodak-256:
 	$(TITOKC_BENCH) $(KODAK) --codecs nano,$(BASELINES),jpeg-progressive,thumbhash,blurhash \
-		--metrics $(PAIRWISE),fd-lite0,peak-memory -o $(REPORTS)/$@
+		--metrics $(PAIRWISE),$(SETS),fd-lite0,peak-memory -o $(REPORTS)/$@
 
 val-256:
-	$(TITOKC_BENCH) $(VAL) --codecs nano,webp --metrics $(PAIRWISE) -o $(REPORTS)/$@
+	$(TITOKC_BENCH) $(VAL) --codecs nano,$(BASELINES) --metrics $(PAIRWISE),$(SETS) -o $(REPORTS)/$@
 
 kodak-larger:
-	$(TITOKC_BENCH) $(KODAK) --bytes 304,400,592 --codecs nano,$(BASELINES) --metrics $(PAIRWISE) -o $(REPORTS)/$@
+	$(TITOKC_BENCH) $(KODAK) --bytes 304,400,592 --codecs nano,$(BASELINES) --metrics $(PAIRWISE),$(SETS) -o $(REPORTS)/$@
 
 kodak-native:
-	$(TITOKC_BENCH) $(KODAK) --crop none --bytes 206,592 --codecs nano,$(BASELINES) --metrics $(PAIRWISE) -o $(REPORTS)/$@
+	$(TITOKC_BENCH) $(KODAK) --crop none --bytes 206,592 --codecs nano,$(BASELINES) --metrics $(PAIRWISE),$(SETS) \
+		-o $(REPORTS)/$@
+
+# 1,000 pictures: for distances between sets, and guards of texture.
+val-1k:
+	$(TITOKC_BENCH) $(VAL_1K) --codecs nano,$(BASELINES) --metrics $(PAIRWISE),mean-psnr,$(SETS) --gallery 24 -o $(REPORTS)/$@
+
+# Kodak at the sizes that others have published (bench/beside.py).
+kodak-beside:
+	$(TITOKC_BENCH) $(KODAK) --crop none --bytes 285,530 --codecs nano,webp,avif,jpegxl --metrics $(PAIRWISE) -o $(REPORTS)/$@
 
 # torch and torchvision only work as a pair of one origin: from PyTorch's CPU index (200 MB) where there is no NVIDIA GPU
 # and it can be reached, else from PyPI.
