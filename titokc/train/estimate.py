@@ -48,7 +48,7 @@ def estimate(
         lines.append(f"adversary: {extra:,} parameters")
         held += 4 * extra
     lines.append(f"memory: {4 * held / _GIB:.2f} GiB for weights, average, gradients and moments, and activations:")
-    gradients = Gradients(tokenizer, Group(), token_drop_step=recipe.token_drop_step, autocast=autocast)
+    gradients = Gradients(tokenizer, Group(), recipe, autocast)
     tokenizer.train()
     hours = 0.0
     for phase, objective in phases:

@@ -16,7 +16,7 @@ from titokc.models.interface import Reconstruction, Tokenizer
 from titokc.train.augment import Batch
 from titokc.train.distributed import Group
 from titokc.train.objectives.interface import Objective, Shown
-from titokc.train.recipes.schema import Phase
+from titokc.train.recipes.schema import Phase, Recipe
 from titokc.train.validate import token_counts
 
 
@@ -73,22 +73,14 @@ class _Pass(nn.Module):
 class Gradients:
     """Forward and backward passes of this process, which leave gradients in `tokenizer`'s parameters.
 
-    micro_batch, token_drop_step: see `Recipe`. autocast: the type of the forward passes, torch.float32 for none.
+    Of the recipe, micro_batch and token_drop_step count. autocast: the type of the forward passes, float32 for none.
     scaler: of the gradients, at work with float16.
     """
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        group: Group,
-        *,
-        micro_batch: int = 0,
-        token_drop_step: int = 1,
-        autocast: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, group: Group, recipe: Recipe, autocast: torch.dtype) -> None:
         self.tokenizer, self.group = tokenizer, group
         self.scaler = torch.amp.GradScaler(tokenizer.device.type, enabled=autocast == torch.float16)
-        self._micro_batch, self._token_drop_step, self._autocast = micro_batch, token_drop_step, autocast
+        self._micro_batch, self._token_drop_step, self._autocast = recipe.micro_batch, recipe.token_drop_step, autocast
         self.enter()
 
     def enter(self) -> None:

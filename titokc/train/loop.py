@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from titokc.errors import TitokcError, UsageError, WeightsError
+from titokc.errors import UsageError, WeightsError
 from titokc.models.interface import Tokenizer
 from titokc.models.quantizers import CodebookRevival
 from titokc.train import checkpoint, optim
@@ -31,16 +31,12 @@ from titokc.train.gradients import Gradients
 from titokc.train.log import RunLog
 from titokc.train.objectives import Objective
 from titokc.train.recipes.schema import Phase, Recipe, check
-from titokc.train.state import State, phase_at, phase_progress, rate_factor
+from titokc.train.state import State, TrainingDivergedError, phase_at, phase_progress, rate_factor
 from titokc.train.validate import described, pictures, token_counts
 
 _MOST_FAILURES = 5
 # Seconds within which a second signal to stop is the first one again.
 _SAME_SIGNAL = 5.0
-
-
-class TrainingDivergedError(TitokcError):
-    """The loss became infinite or kept growing, also after going back to earlier checkpoints."""
 
 
 class Trainer:
@@ -81,13 +77,7 @@ class Trainer:
         self._revivals: dict[str, CodebookRevival] = {}
         if recipe.revival_patience:
             self._revivals = {n: CodebookRevival(q, recipe.revival_patience) for n, q in tokenizer.codebooks.items()}
-        self._gradients = Gradients(
-            tokenizer,
-            self.group,
-            micro_batch=recipe.micro_batch,
-            token_drop_step=recipe.token_drop_step,
-            autocast=autocast,
-        )
+        self._gradients = Gradients(tokenizer, self.group, recipe, autocast)
         self._scaler = self._gradients.scaler
         self._feed = Feed(workers, self.group)
         self._trained: list[nn.Parameter] = []

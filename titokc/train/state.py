@@ -3,7 +3,12 @@
 import math
 from dataclasses import dataclass, field
 
+from titokc.errors import TitokcError
 from titokc.train.recipes.schema import Phase, Recipe
+
+
+class TrainingDivergedError(TitokcError):
+    """The loss became infinite or kept growing, also after going back to earlier checkpoints."""
 
 
 @dataclass
