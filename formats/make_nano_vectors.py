@@ -24,7 +24,7 @@ def photo(name: str) -> torch.Tensor:
 
 
 def steps(quantizer, indices: list[int]) -> dict:
-    """The coefficients that each token chose, and the values after the last one, [coefficient, value] where not 0."""
+    """The coefficients that each token chose; values ([coefficient, value] where not 0) and levels at the end."""
     known, network, choices = quantizer.start(1), quantizer.network(), []
     for token, index in enumerate(indices):
         quantizer.predict(known, token, network)
@@ -32,7 +32,8 @@ def steps(quantizer, indices: list[int]) -> dict:
         choices.append(chosen[0].tolist())
         quantizer.update(known, token, chosen, quantizer.codebooks[token].T[[index]] * sizes)
     places = known.values[0].nonzero().flatten().tolist()
-    return {"indices": indices, "choices": choices, "values": [[c, int(known.values[0, c])] for c in places]}
+    values = [[c, int(known.values[0, c])] for c in places]
+    return {"indices": indices, "choices": choices, "values": values, "levels": known.levels[0].int().tolist()}
 
 
 def main() -> None:

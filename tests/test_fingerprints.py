@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
+import titokc
 from titokc import models, weights
 from titokc.errors import ModelMismatchError, WeightsError
 from titokc.ids import KNOWN_MODELS, KnownModel
@@ -191,3 +193,17 @@ def test_a_release_of_another_configuration_is_refused(tmp_path: Path) -> None:
     in_hub_cache(counted(TITOK), RELEASES["titok-b-64"].repo_id, tmp_path / "hf")
     with pytest.raises(ModelMismatchError, match="what is here as titok-b-64 has another configuration"):
         weights.load("titok-b-64")
+
+
+def test_a_better_decoder_reads_files_that_are_there_already(tmp_path: Path) -> None:
+    picture = Image.linear_gradient("L").convert("RGB")
+    data = titokc.encode(picture, tokens=32, effort=0)
+    nano = weights.load("nano")
+    with torch.no_grad():
+        nano.decoder.to_thumb.bias += 0.1
+    weights.save(nano, tmp_path / "better")
+    assert titokc.Codec(tmp_path / "better", device="cpu").decode(data) != titokc.decode(data)
+    nano.quantizer.drops[0, 0] += 1
+    weights.save(nano, tmp_path / "other")
+    with pytest.raises(ModelMismatchError, match=r"nano-1 \(code 0e0b\.\.\.\).*other \(code [0-9a-f]{16}\.\.\.\)"):
+        titokc.Codec(tmp_path / "other", device="cpu").decode(data)

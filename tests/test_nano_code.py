@@ -46,8 +46,8 @@ def tensors() -> dict[str, np.ndarray]:
     return read_tensors()
 
 
-def decode(tensors: dict[str, np.ndarray], indices: list[int]) -> tuple[list[list[int]], list[int]]:
-    """Indices -> (the coefficients that each chose, the value of every coefficient)."""
+def decode(tensors: dict[str, np.ndarray], indices: list[int]) -> tuple[list[list[int]], list[int], list[int]]:
+    """Indices -> (the coefficients that each chose, the value and the level of every coefficient)."""
     base = tensors["base"].tolist()
     value, level, touched = [0] * COEFFICIENTS, list(base), [False] * COEFFICIENTS
     choices = []
@@ -69,7 +69,7 @@ def decode(tensors: dict[str, np.ndarray], indices: list[int]) -> tuple[list[lis
             level[c] = min(96, max(0, level[c] + int(tensors["drops"][k, t])))
             touched[c] = True
         choices.append(chosen)
-    return choices, value
+    return choices, value, level
 
 
 def dense(pairs: list[list[int]]) -> list[int]:
@@ -82,7 +82,7 @@ def dense(pairs: list[list[int]]) -> list[int]:
 @pytest.mark.parametrize("name", VECTORS)
 def test_the_second_decoder_gives_the_frozen_integers(tensors: dict[str, np.ndarray], name: str) -> None:
     vector = VECTORS[name]
-    assert decode(tensors, vector["indices"]) == (vector["choices"], dense(vector["values"]))
+    assert decode(tensors, vector["indices"]) == (vector["choices"], dense(vector["values"]), vector["levels"])
 
 
 @pytest.mark.parametrize("name", VECTORS)
@@ -101,14 +101,26 @@ def test_titokc_gives_the_frozen_integers(name: str) -> None:
         assert chosen[0].tolist() == expected
         nano.quantizer.update(known, token, chosen, nano.quantizer.codebooks[token].T[indices[:, token]] * steps)
     assert known.values[0].tolist() == dense(vector["values"])
+    assert known.levels[0].tolist() == vector["levels"]
     assert torch.equal(nano.quantizer.lookup(indices), known.values * nano.quantizer.unit)
 
 
-def test_the_tables_are_what_the_specification_says_they_are() -> None:
-    from titokc.models.nano import code
+@pytest.mark.parametrize("name", VECTORS)
+def test_titokc_without_torch_gives_the_frozen_integers(name: str) -> None:
+    from titokc.models.nano.code_numpy import Code
+    from titokc.models.nano.config import NanoConfig
+    from titokc.weights import arrays
 
-    assert STEP == code.STEPS == [round(2 ** (2 + level / 8)) for level in range(97)]
-    assert EVIDENCE == code.EVIDENCE == [round(8 * (math.sqrt(x / 12) - 3 / 4)) for x in range(128)]
+    code = Code(NanoConfig(), arrays.read(MODEL))
+    values = code.lookup(np.array(VECTORS[name]["indices"])) / code.unit
+    assert values.round().astype(int).tolist() == dense(VECTORS[name]["values"])
+
+
+def test_the_tables_are_what_the_specification_says_they_are() -> None:
+    from titokc.models.nano import code_numpy as code
+
+    assert STEP == code.STEPS.tolist() == [round(2 ** (2 + level / 8)) for level in range(97)]
+    assert EVIDENCE == code.EVIDENCE.tolist() == [round(8 * (math.sqrt(x / 12) - 3 / 4)) for x in range(128)]
 
 
 def test_integers_become_the_linear_picture(tensors: dict[str, np.ndarray]) -> None:
@@ -131,12 +143,13 @@ def test_integers_become_the_linear_picture(tensors: dict[str, np.ndarray]) -> N
     assert np.abs(nano._linear(coefficients)[0].numpy() - expected).max() < 1e-4
 
 
+@pytest.mark.parametrize("engine", ["torch", "light"])
 @pytest.mark.parametrize("name", ["coffee-128", "chelsea-32"])
-def test_decoded_pictures_are_within_2_of_the_golden_ones(name: str) -> None:
+def test_decoded_pictures_are_within_2_of_the_golden_ones(name: str, engine: str) -> None:
     from titokc import engines
 
     golden = np.asarray(Image.open(FORMATS / "nano" / f"{name}.png")).astype(int)
     tokens = np.array([VECTORS[name]["indices"]])
-    decoded = engines.open("nano", "cpu").decode(tokens, "faithful")[0].astype(int)
+    decoded = engines.open("nano", "cpu", engine).decode(tokens, "faithful")[0].astype(int)
     assert golden.shape == decoded.shape == (256, 256, 3)
     assert np.abs(decoded - golden).max() <= 2

@@ -1,4 +1,4 @@
-"""nano's quantiser in NumPy, one picture at a time: the same integers as `titokc.models.adaptive_rvq`, without torch.
+"""nano's quantiser in NumPy, one picture at a time: the same integers as `titokc.models.nano.code`, without torch.
 
 That module teaches the algorithm; this one is fast for one picture. What the network sees changes in few places from
 token to token, so its first sum is kept and only changed inputs are added: all of it are integers in float32, far below
