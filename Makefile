@@ -33,8 +33,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Half a minute each; coverage-guided where atheris can be installed.
 fuzz: $(VENV)/.dev
-	$(BIN)/python tests/fuzz/fuzz_container.py
+	-$(BIN)/pip install --quiet atheris
+	$(BIN)/python tests/fuzz/fuzz_tok.py container --seconds 30
+	$(BIN)/python tests/fuzz/fuzz_tok.py pillow --seconds 30
 
 # Each run goes on where it stopped; after a change of the weights or of a codec, remove REPORTS first.
 bench: $(RUNS)

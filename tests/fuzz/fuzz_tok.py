@@ -1,14 +1,19 @@
-"""Throws damaged files at the container: only typed errors may come out, and what is accepted must be canonical.
+"""Throws damaged files at the container and at `Image.open`: only typed errors may come out, and what the container
+accepts must be canonical.
 
-`python tests/fuzz/fuzz_container.py --seconds 60 --seed 1` mutates the conformance vectors at random.
-`python tests/fuzz/fuzz_container.py --atheris [libFuzzer options] [CORPUS]` is coverage-guided, where atheris is
-installed. Both also repair length, filling bits and checksum after a mutation, to get past them.
+    python tests/fuzz/fuzz_tok.py container --seconds 60        # or pillow; or --runs 1000000
+
+Coverage-guided by atheris where that is installed, starting from the conformance vectors; else (or with --random) these
+are mutated at random. Each input is also tried with length, filling bits and checksum repaired, to get past them.
 """
 
 import argparse
 import binascii
+import io
 import random
+import shutil
 import sys
+import tempfile
 import time
 import zlib
 from contextlib import nullcontext, suppress
@@ -20,11 +25,14 @@ except ImportError:
     atheris = None
 
 with atheris.instrument_imports(include=["titokc"]) if atheris else nullcontext():
-    from titokc import container, payload
+    from titokc import container, payload, pillow_plugin
     from titokc.errors import TitokcError
+
+from PIL import Image
 
 VECTORS = Path(__file__).parents[2] / "formats" / "vectors"
 LONGEST_REPAIR = 1 << 16
+LARGEST_PICTURE = 1 << 16
 
 
 def check(data: bytes) -> bool:
@@ -71,6 +79,23 @@ def check_payload(data: bytes) -> None:
             payload.unpack_text(data, bits, partial=partial)
 
 
+def check_pillow(data: bytes) -> bool:
+    """The same for Pillow's plugin: Image.open refuses as Pillow's users expect, or knows the size and has pixels."""
+    return any([check_opened(data), check_opened(repaired(data))])
+
+
+def check_opened(data: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(data), formats=[pillow_plugin.FORMAT]) as image:
+            header = container.read_header(data)
+            if image.size != (header.width, header.height):
+                raise RuntimeError("Image.open and read_header differ")
+            image.verify()
+            return True
+    except (TitokcError, OSError, Image.DecompressionBombError):
+        return False
+
+
 def repaired(data: bytes) -> bytes:
     """The same content with magic, version, filling bits, length and checksum made right, where that is possible."""
     body = bytearray(container.MAGIC + data[4:])
@@ -112,13 +137,13 @@ def mutated(data: bytes, other: bytes, source: random.Random) -> bytes:
     return bytes(out)
 
 
-def run_random(seconds: float, seed: int) -> None:
+def run_random(check, seconds: float, seed: int, runs: int = sys.maxsize) -> None:
     source = random.Random(seed)
     seeds = [path.read_bytes() for path in sorted(VECTORS.rglob("*.tok"))]
     small = [data for data in seeds if len(data) < 600]
     tried = accepted = 0
     stop = time.monotonic() + seconds
-    while time.monotonic() < stop:
+    while tried < runs and time.monotonic() < stop:
         data = mutated(source.choice(small if tried % 50 else seeds), source.choice(small), source)
         try:
             accepted += check(data)
@@ -131,15 +156,33 @@ def run_random(seconds: float, seed: int) -> None:
         raise SystemExit("no mutated input was ever accepted: the repair does not work")
 
 
-if __name__ == "__main__":
-    if "--atheris" in sys.argv:
-        if atheris is None:
-            raise SystemExit("atheris is not installed; without --atheris this script needs nothing")
-        atheris.Setup([argument for argument in sys.argv if argument != "--atheris"], check)
+def run_guided(check, seconds: float, seed: int, runs: int) -> None:
+    """libFuzzer prints what it does, and ends the process: with 0 if it found nothing."""
+
+    def target(data: bytes) -> None:
+        check(data)
+
+    with tempfile.TemporaryDirectory() as corpus:
+        for path in VECTORS.rglob("*.tok"):
+            if path.stat().st_size < 600:
+                shutil.copy(path, corpus)
+        limits = [f"-max_total_time={seconds:.0f}", f"-runs={min(runs, (1 << 31) - 1)}", f"-seed={seed + 1}"]
+        atheris.Setup([sys.argv[0], *limits, "-max_len=300", "-print_final_stats=1", corpus], target)
         atheris.Fuzz()
+
+
+TARGETS = {"container": check, "pillow": check_pillow}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--runs", type=int, default=sys.maxsize)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--random", action="store_true", help="without atheris, even where it is installed")
+    options = parser.parse_args()
+    if atheris and not options.random:
+        run_guided(TARGETS[options.target], options.seconds, options.seed, options.runs)
     else:
-        parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-        parser.add_argument("--seconds", type=float, default=60)
-        parser.add_argument("--seed", type=int, default=0)
-        options = parser.parse_args()
-        run_random(options.seconds, options.seed)
+        sys.stdout.write("mutating at random; coverage-guided where atheris is installed\n" if not atheris else "")
+        run_random(TARGETS[options.target], options.seconds, options.seed, options.runs)
