@@ -14,8 +14,9 @@ import titokc.bench.runner as runner_module
 from titokc.bench import contenders
 from titokc.bench.contenders.model import Model
 from titokc.bench.report import write_report
+from titokc.bench.rows import read_report
 from titokc.bench.runner import Settings, run
-from titokc.bench.summary import read_report, summarise
+from titokc.bench.summary import summarise
 from titokc.codec import Codec
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
