@@ -86,6 +86,10 @@ def at_step(run, step):
     return run / "checkpoints" / f"step-{step:08d}"
 
 
+def latest(run):
+    return max((int(folder.name[5:]) for folder in (run / "checkpoints").glob("step-*")), default=-1)
+
+
 def tensors(folder, part, prefix=""):
     """A checkpoint's tensors in a part whose names start with the prefix, as one vector; None where there are none."""
     path = folder / f"{part}.safetensors"
@@ -105,7 +109,7 @@ def test_a_killed_process_ends_the_run_which_then_resumes(tmp_path, write_photos
     command += ["train", str(tmp_path / "data"), "-o", str(run), "--recipe", "titok-s-128-single", "-q", "--resume"]
     command += ["--device", "cpu", "--threads", "1", *sets]
     with subprocess.Popen([*command, "--steps", "100000"], stderr=subprocess.PIPE, text=True) as agent:
-        while not (run / "checkpoints" / "step-00000004").exists():
+        while latest(run) < 4:
             assert agent.poll() is None
             time.sleep(0.02)
         workers = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
@@ -115,10 +119,31 @@ def test_a_killed_process_ends_the_run_which_then_resumes(tmp_path, write_photos
         said = agent.communicate(timeout=300)[1]
     assert agent.returncode != 0
     assert "titokc: another process of this training is gone: continue from the last checkpoint with --resume" in said
-    step = int(sorted((run / "checkpoints").glob("step-*"))[-1].name[5:]) + 2
+    step = latest(run) + 2
     done = subprocess.run([*command, "--steps", str(step)], stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr
     assert at_step(run, step).is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_process_that_is_asked_to_stop_stops_all(tmp_path, write_photos, asked):
+    """While the first one writes a checkpoint after every step."""
+    (tmp_path / "data").mkdir()
+    write_photos(tmp_path / "data", 12)
+    sets = [part for setting in f"{SETTINGS} checkpoint_steps=1".split() for part in ("--set", setting)]
+    command = [sys.executable, "-m", "titokc", "train", str(tmp_path / "data"), "--recipe", "titok-s-128-single", "-q"]
+    command += ["-o", str(tmp_path / "run"), "--device", "cpu", "--threads", "1", "--steps", "100000", *sets]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    children = [subprocess.Popen(command, env={**group, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(2)]
+    while latest(tmp_path / "run") < 4:
+        assert [child.poll() for child in children] == [None, None]
+        time.sleep(0.02)
+    children[asked].send_signal(signal.SIGTERM)
+    assert [child.wait(120) for child in children] == [130, 130]
 
 
 def rows(run, kind):
