@@ -19,14 +19,19 @@ settings.load_profile("quick")
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
     """Nothing may connect to anything but this machine."""
-    connect = socket.socket.connect
 
-    def refuse(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
-            raise AssertionError(f"a test tried to connect to {address}")
-        return connect(self, address)
+    def guarded(name):
+        original = getattr(socket.socket, name)
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+        def refuse(self, address):
+            if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+                raise AssertionError(f"a test tried to connect to {address}")
+            return original(self, address)
+
+        monkeypatch.setattr(socket.socket, name, refuse)
+
+    guarded("connect")
+    guarded("connect_ex")
 
 
 @pytest.fixture(scope="session")

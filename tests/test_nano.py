@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from titokc.errors import ModelMismatchError, UsageError
+from titokc.errors import ContainerError, UsageError
 from titokc.models.nano.config import NanoConfig
 from titokc.models.nano.tokenizer import NanoTokenizer
 from titokc.models.nano.transform import dct_matrix, resize
@@ -109,7 +109,7 @@ def test_token_counts_outside_the_range_are_refused(fitted: NanoTokenizer, count
 
 
 def test_foreign_indices_are_refused(fitted: NanoTokenizer) -> None:
-    with pytest.raises(ModelMismatchError, match=r"0\.\.31"):
+    with pytest.raises(ContainerError, match=r"0\.\.31"):
         fitted.decode(torch.tensor([[0, 32]]))
 
 

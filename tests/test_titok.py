@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titokc.errors import ModelMismatchError, UsageError
+from titokc.errors import ContainerError, UsageError
 from titokc.models.titok.config import TiTokConfig, ViTSize
 from titokc.models.titok.pixel_decoder import MaskGITVQGAN, PixelDecoder, ResidualBlock
 from titokc.models.titok.releases import RELEASES
@@ -304,7 +304,7 @@ def test_encode_refuses_token_counts_the_model_lacks(legacy: TiTok) -> None:
 
 
 def test_decode_refuses_indices_beyond_the_codebook(legacy: TiTok) -> None:
-    with pytest.raises(ModelMismatchError, match=r"indices 0\.\.64, this model has 0\.\.63"):
+    with pytest.raises(ContainerError, match=r"indices 0\.\.64, this model has 0\.\.63"):
         legacy.decode(torch.tensor([[0, 64]]))
 
 

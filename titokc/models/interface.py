@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from titokc.errors import ModelMismatchError, UsageError
+from titokc.errors import ContainerError, UsageError
 from titokc.models.quantizers import VectorQuantizer
 
 FAITHFUL = "faithful"
@@ -126,12 +126,12 @@ class Tokenizer(nn.Module, ABC):
         return count
 
     def check_indices(self, indices: Tensor) -> None:
-        """Raises ModelMismatchError unless all indices, if any, are in 0..V-1."""
+        """ContainerError (as `titokc.payload.check_indices`) unless all indices, if any, are in 0..V-1."""
         if not indices.numel():
             return
         lowest, highest = (int(bound) for bound in indices.aminmax())
         if not 0 <= lowest <= highest < self.codebook_size:
-            raise ModelMismatchError(f"indices {lowest}..{highest}, this model has 0..{self.codebook_size - 1}")
+            raise ContainerError(f"indices {lowest}..{highest}, this model has 0..{self.codebook_size - 1}")
 
     @abstractmethod
     def code(self) -> Code:
