@@ -1,69 +1,56 @@
-"""Pictures <-> tokens <-> `.tok` bytes: the one module that joins a model with the container.
+"""Pictures -> tokens -> bytes and back: what happens to one picture, from top to bottom, and to many side by side.
 
-`titokc.imaging` and `titokc.tiling` make the model's square inputs, `titokc.weights` finds the model,
-`titokc.inference` runs it, and `titokc.pipeline` takes one picture and many through it on the same path. torch is
-imported when the first picture reaches a model, so that what cannot be decoded is refused without it.
+`titokc.imaging` reads pictures and `titokc.tiling` cuts them, `titokc.engines` runs the model, `titokc.container` makes
+the bytes. Engines are opened when the first picture needs one, so that what cannot be read is refused without it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from titokc.container import (
-    CUSTOM_MODEL_ID,
-    FINGERPRINT_SIZE,
-    MAX_FILE_SIZE,
-    Header,
-    file_size,
-    pack,
-    unpack,
-)
-from titokc.errors import (
-    LimitExceededError,
-    ModelMismatchError,
-    ModelNotFoundError,
-    UsageError,
-)
+from titokc import container, engines, payload
+from titokc.container import FINGERPRINT_SIZE, MAX_FILE_SIZE, MAX_SIDE, Header
+from titokc.errors import LimitExceededError, ModelMismatchError, ModelNotFoundError, TitokcError, UsageError
 from titokc.files import read_bytes
+from titokc.ids import CUSTOM_MODEL_ID
 from titokc.limits import DEFAULT_LIMITS, Limits
-from titokc.payload import check_indices, pack_bare, to_text, unpack_bare, unpack_text
-from titokc.pipeline import Job, run
+from titokc.many import Work, in_order
+from titokc.options import Decoded, DecodeOptions, Encoded, EncodeOptions, check_number
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from titokc.imaging import Background
+    from titokc.engines.base import Engine, ModelInfo
+    from titokc.imaging import Picture
     from titokc.models.interface import Tokenizer
     from titokc.tiling import Grid
 
-    Picture = Image.Image | str | os.PathLike[str] | bytes | BinaryIO
-    TokFile = bytes | str | os.PathLike[str]
+    TokFile = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 
 DEFAULT_MODEL = "nano"
-DEFAULT_BATCH_SIZE = 8
-DEFAULT_EFFORT = 8
-FORMS = ("tok", "bare", "base64")
 # How many pairs of grid and token count a byte budget is searched over.
 CANDIDATES = 8
 
 
 class Codec:
-    """Encodes and decodes pictures; the model is loaded once, when it is first needed.
+    """Encodes and decodes pictures; the model is loaded once, when it is first needed. Threads may share a codec.
 
     model: a known name or a model directory. By default `encode` uses "nano", and `decode` the model that the file
-        names. With a model given, files of any other are refused.
+        names. With a model given, files of any other code are refused.
     tokenizer: a loaded model instead of a name, on the device where it is.
-    device: "auto" (CUDA, MPS or CPU, the first there is), "cpu", "cuda", "cuda:1", "mps".
-    dtype: of the decoder ("float32", "bfloat16", "float16"); by default float32, on CUDA bfloat16 or float16.
-        Tokens are always made in float32.
-    batch_size: tiles that go through the model together. threads: of the CPU (torch's own number by default).
+    device, engine, dtype, batch_size, threads: see `titokc.engines.open`.
     limits: pictures beyond these are refused, on both sides.
+    progress: called as progress(done, total) with the tiles of a picture, from any thread.
 
     On one machine the tokens of a picture depend on nothing else: not on what is encoded beside it, nor on `threads`
-    (see `titokc.inference.encode_tiles`; on devices other than the CPU they may depend on `batch_size`).
+    (on devices other than the CPU they may depend on `batch_size`). Decoded samples may differ by 1 of 255 between
+    numbers of threads (see `titokc.engines.torch`).
     """
 
     def __init__(
@@ -72,318 +59,345 @@ class Codec:
         *,
         tokenizer: Tokenizer | None = None,
         device: str = "auto",
+        engine: str = "auto",
         dtype: str | None = None,
-        batch_size: int = DEFAULT_BATCH_SIZE,
+        batch_size: int = engines.DEFAULT_BATCH_SIZE,
         threads: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        progress: Callable[[int, int], object] | None = None,
     ) -> None:
         if model is not None and tokenizer is not None:
             raise UsageError("give a model's name or a loaded tokenizer, not both")
-        if batch_size < 1 or (threads is not None and threads < 1):
-            raise UsageError("batch size and threads are at least 1")
+        for name, number in (("batch size", batch_size), ("threads", 1 if threads is None else threads)):
+            check_number(name, number)
         self.model = model
-        self.batch_size = batch_size
         self.limits = limits
-        self.device = device
-        self.dtype = dtype
-        self.threads = threads
-        self._given = tokenizer
-        self._loaded: dict[str | os.PathLike[str], Tokenizer] = {}
+        self._given = tokenizer if model is None else model
+        self._settings: dict[str, Any] = {
+            "device": device,
+            "engine": engine,
+            "dtype": dtype,
+            "batch_size": batch_size,
+            "threads": threads,
+        }
+        self._progress = progress
+        self._engines: dict[Any, Engine] = {}
+        self._opening = threading.Lock()
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """The model that encodes."""
-        return self._load(self.model or DEFAULT_MODEL) if self._given is None else self._given
+    def info(self) -> ModelInfo:
+        """What is known of the model that encodes; loads it."""
+        return self._engine().info
 
     def encode(self, picture: Picture, **options: Any) -> bytes:
         """A picture (a Pillow image, a path, a file's bytes or an open binary file) -> the bytes of its `.tok` file.
 
-        `options` are those of `encode_many`.
+        `options`: see `EncodeOptions`.
         """
-        return next(self.encode_many([picture], **options))
+        return self._encode(picture, EncodeOptions(**options), Work(self._progress)).data
 
     def decode(self, data: TokFile, **options: Any) -> Image.Image:
-        """A `.tok` file's bytes, or its path -> an RGB picture. `options` are those of `decode_many`."""
-        return next(self.decode_many([data], **options))
+        """A `.tok` file's bytes, its path or the open file -> an RGB picture. `options`: see `DecodeOptions`."""
+        return self._decode(data, DecodeOptions(**options), Work(self._progress)).picture
 
     def encode_many(
-        self,
-        pictures: Iterable[Picture],
-        *,
-        tokens: int | None = None,
-        tiles: str | Grid | None = None,
-        target_size: int | None = None,
-        effort: int = DEFAULT_EFFORT,
-        background: Background = "white",
-        form: str = "tok",
-        return_errors: bool = False,
+        self, pictures: Iterable[Picture], *, details: bool = False, return_errors: bool = False, **options: Any
     ) -> Iterator[Any]:
-        """Pictures -> `.tok` bytes, in order, while the input is still being read.
+        """Pictures -> `.tok` bytes, in order, while the input is still being read; a few pictures at the same time.
 
-        tokens: per tile, of those that the model can make; by default its most.
-        tiles: "1x1" (the default: the whole picture in one square), "RxC", "auto", or (rows, columns).
-        target_size: a budget in bytes: grid and tokens, where not given, are those whose decoded picture is nearest to
-            the original (PSNR) among those that fit; the result is never larger.
-        effort: rounds of search for tokens that decode to something nearer, each a few times as long as a decoding; 0
-            takes the nearest tokens. Models that cannot search take no notice.
-        background: the colour under transparent pixels.
-        form: "tok", "bare" (the payload alone, without header and checksum) or "base64" (that as base64url text).
-        return_errors: yield a picture's TitokcError in its place instead of raising it. What concerns all pictures (no
-            such model, no such number of tokens) is raised all the same.
+        details: yield `Encoded` instead of bytes. return_errors: yield a picture's TitokcError in its place instead of
+        raising it; what concerns all pictures (no such model, no such number of tokens) is raised all the same.
+        `options`: see `EncodeOptions`.
         """
-        _check_form(form)
-        if effort < 0:
-            raise UsageError(f"effort {effort}: expected 0 or more")
-
-        def read(picture: Picture) -> Image.Image:
-            from PIL import Image
-
-            from titokc import imaging
-
-            if isinstance(picture, Image.Image):
-                return imaging.to_rgb(picture, background=background, limits=self.limits)
-            return imaging.read(picture, background=background, limits=self.limits)
-
-        def start(image: Image.Image) -> Job:
-            from titokc import tiling
-
-            tokenizer = self.tokenizer
-            grid = None if tiles is None else tiling.parse_grid(tiles, image.size, tokenizer.side)
-            if target_size is None:
-                header = _header(tokenizer, image.size, grid or (1, 1), tokens or tokenizer.max_tokens)
-            else:
-                header = self._best_header(image, grid, tokens, target_size, form)
-            file_size(header)  # refuses here what the container cannot hold
-            if header.tiles * header.tokens_per_tile > self.limits.max_indices:
-                raise LimitExceededError(
-                    f"{header.rows}x{header.columns} tiles of {header.tokens_per_tile} tokens: "
-                    f"the limit is {self.limits.max_indices} tokens in all",
-                    "max_indices",
-                )
-
-            def finish(codes: list[list[int]]) -> bytes:
-                indices = [index for position in zip(*codes, strict=True) for index in position]
-                if form == "tok":
-                    return pack(header, indices)
-                payload = pack_bare(indices, header.bits_per_index)
-                return payload if form == "bare" else to_text(payload).encode("ascii")
-
-            inputs = tiling.cut(image, (header.rows, header.columns), tokenizer.side)
-            return Job((tokenizer, header.tokens_per_tile, effort), header.tiles, inputs, finish)
-
-        def check() -> None:
-            _check_tokens(self.tokenizer, tokens)
-
-        return run(pictures, read, check, start, self._encode_tiles, self.batch_size, return_errors)
+        chosen = EncodeOptions(**options)
+        results = self._in_order(lambda picture, work: self._encode(picture, chosen, work), pictures, return_errors)
+        return results if details else (one.data if isinstance(one, Encoded) else one for one in results)
 
     def decode_many(
-        self,
-        files: Iterable[TokFile],
-        *,
-        size: tuple[int, int] | None = None,
-        partial: bool = False,
-        form: str = "tok",
-        tiles: str | Grid = "1x1",
-        return_errors: bool = False,
+        self, files: Iterable[TokFile], *, details: bool = False, return_errors: bool = False, **options: Any
     ) -> Iterator[Any]:
-        """`.tok` files (their bytes or paths) -> RGB pictures, in order.
+        """`.tok` files (as `decode` takes them) -> RGB pictures, in order.
 
-        size: (width, height) of the result instead of the original's.
-        partial: accept files that were cut short anywhere after the header, and decode what is there.
-        form: "tok", or "bare" and "base64" for a payload of this codec's model. The number of tokens then follows from
-            its length; `size` (default: the model's own square) and `tiles` are what the encoder had.
-        return_errors: yield a file's TitokcError in its place instead of raising it.
+        details: yield `Decoded` instead of pictures. return_errors: as for `encode_many`. `options`: see
+        `DecodeOptions`.
         """
-        _check_form(form)
+        chosen = DecodeOptions(**options)
+        results = self._in_order(lambda data, work: self._decode(data, chosen, work), files, return_errors)
+        return results if details else (one.picture if isinstance(one, Decoded) else one for one in results)
 
-        def read(source: TokFile) -> tuple[Header, list[int]] | bytes:
-            data = source if isinstance(source, bytes) else read_bytes(source, MAX_FILE_SIZE)
-            if form == "tok":
-                return unpack(data, partial=partial, limits=self.limits)
-            return data
+    def _encode(self, picture: Picture, options: EncodeOptions, work: Work) -> Encoded:
+        from titokc import imaging
 
-        def start(content: tuple[Header, list[int]] | bytes) -> Job:
-            from titokc import imaging, tiling
+        notes: list[str] = []
+        image = imaging.read(picture, background=options.background, limits=self.limits, notes=notes)
+        with _concerning_all():
+            engine = self._engine()
+            engine.info.check_tokens(options.tokens)
+        header, indices = self._plan(image, engine, options, work)
+        if indices is None:
+            indices = _to_indices(image, header, engine, options.effort, work)
+        data = _pack(header, indices, options.form)
+        psnr = _psnr(image, _to_picture(indices, header, engine, "", image.size, work)) if options.psnr else None
+        return Encoded(data, header, tuple(notes), psnr)
 
-            if isinstance(content, bytes):
-                content = self._unpack_bare(content, form, size, tiles, partial)
-            header, indices = content
-            target = size or (header.width, header.height)
-            imaging.check_limits(target, self.limits)
-            grid = tiling.parse_grid((header.rows, header.columns), target, 0)
-            boxes = tiling.boxes(target, grid)
-            tokenizer = self._tokenizer_for(header)
-            check_indices(indices, tokenizer.codebook_size)
-            return Job(
-                (tokenizer, header.tokens_per_tile),
-                header.tiles,
-                inputs=(indices[tile :: header.tiles] for tile in range(header.tiles)),
-                finish=lambda decoded: tiling.assemble(decoded, grid, target),
-                # As soon as it is decoded, so that many tiles take no more memory than the picture.
-                collect=lambda tile, n: tiling.fit(tile, (boxes[n][2] - boxes[n][0], boxes[n][3] - boxes[n][1])),
-            )
-
-        def check() -> None:
-            if form != "tok" or self.model is not None:
-                _ = self.tokenizer
-
-        return run(files, read, check, start, self._decode_codes, self.batch_size, return_errors)
-
-    def _best_header(
-        self, image: Image.Image, grid: Grid | None, tokens: int | None, target_size: int, form: str
-    ) -> Header:
-        """Of at most CANDIDATES grids, each with the tokens that fill the budget, the one that loses least."""
+    def _plan(
+        self, image: Image.Image, engine: Engine, options: EncodeOptions, work: Work
+    ) -> tuple[Header, list[int] | None]:
+        """The picture's header; with a budget that of the candidate that loses least, and its indices if they are those
+        that `options` ask for."""
         from titokc import tiling
 
-        tokenizer = self.tokenizer
-        bits = tokenizer.bits_per_index
-        fewest, most = (tokens, tokens) if tokens else (tokenizer.min_tokens, tokenizer.max_tokens)
+        grid = None if options.tiles is None else tiling.parse_grid(options.tiles, image.size, engine.info.side)
+        if options.target_size is None:
+            header = _header(engine.info, image.size, grid or (1, 1), options.tokens or engine.info.max_tokens)
+            container.file_size(header)  # refuses what the container cannot hold
+            self._check_indices(header)
+            return header, None
+        if grid is None and options.form != "tok":
+            grid = (1, 1)
+        candidates = _candidates(image.size, engine.info, grid, options)
+        if len(candidates) == 1:
+            self._check_indices(candidates[0])
+            return candidates[0], None
+        best, best_indices, least = candidates[0], None, float("-inf")
+        work.expect(2 * sum(header.tiles for header in candidates))
+        for header in candidates:
+            self._check_indices(header)
+            indices = _to_indices(image, header, engine, 0, work)
+            quality = _psnr(image, _to_picture(indices, header, engine, "", image.size, work))
+            if quality > least:
+                best, best_indices, least = header, indices, quality
+        return best, None if options.effort else best_indices
 
-        def size_of(grid: Grid, tokens: int) -> int:
-            header = _header(tokenizer, image.size, grid, tokens)
-            if form == "tok":
-                return file_size(header)
-            return header.payload_bytes if form == "bare" else -(-header.payload_bytes * 4 // 3)
+    def _decode(self, source: TokFile, options: DecodeOptions, work: Work) -> Decoded:
+        from titokc import imaging, tiling
 
-        smallest = size_of(grid or (1, 1), fewest)
-        if smallest > target_size:
-            raise UsageError(
-                f"a budget of {target_size} bytes is too small: "
-                f"the smallest file of this picture with {tokenizer.name} has {smallest}"
-            )
-        if grid:
-            grids = [grid]
+        data = _data(source, options.form)
+        if options.form == "tok":
+            # With another size for the result, the file's own makes no pixels.
+            limits = replace(self.limits, max_pixels=MAX_SIDE**2, max_side=MAX_SIDE) if options.size else self.limits
+            header, indices = container.unpack(data, partial=options.partial, limits=limits)
+            size = options.size or (header.width, header.height)
+            imaging.check_limits(size, self.limits)
+            engine = self._engine_for(header)
         else:
-            grids = tiling.candidate_grids(
-                image.size,
-                tokenizer.side,
-                max(1, target_size * 8 // (bits * most)),
-                max(1, target_size * 8 // (bits * fewest)),
-                lambda grid: size_of(grid, fewest) <= target_size,
-                CANDIDATES,
+            with _concerning_all():
+                engine = self._engine()
+            size = options.size or (engine.info.side, engine.info.side)
+            imaging.check_limits(size, self.limits)
+            grid = tiling.parse_grid(options.tiles, size, engine.info.side)
+            header, indices = _unpack_bare(data, engine.info, size, grid, options, self.limits)
+        tiling.parse_grid((header.rows, header.columns), size, 0)  # no more tiles than pixels
+        _check(header, engine.info)
+        payload.check_indices(indices, engine.info.codebook_size)
+        notes = (
+            [f"{header.tokens_per_tile} tokens a tile are there; no checksum was compared"] if options.partial else []
+        )
+        return Decoded(_to_picture(indices, header, engine, options.look, size, work), header, tuple(notes))
+
+    def _engine(self, model: Any = None) -> Engine:
+        """That of a model; by default of the one that was given, or else the one that encodes."""
+        model = model or self._given or DEFAULT_MODEL
+        with self._opening:
+            if model not in self._engines:
+                self._engines[model] = engines.open(model, **self._settings)
+            return self._engines[model]
+
+    def _engine_for(self, header: Header) -> Engine:
+        """The engine of a file's code: with a model given its own, else one that is open, else one that is found."""
+        if self._given is not None:
+            with _concerning_all():
+                return self._engine()
+        with self._opening:
+            for engine in self._engines.values():
+                if _fits(header, engine.info):
+                    return engine
+        if header.model_id != CUSTOM_MODEL_ID:
+            return self._engine(header.model)
+        from titokc import weights
+
+        for folder in weights.find(header.fingerprint):
+            engine = self._engine(folder)
+            if _fits(header, engine.info):
+                return engine
+        raise ModelNotFoundError(
+            f"the file was made with a custom model (code {header.fingerprint.hex()}...) that is not installed: "
+            "give it with --model, or install it with `titokc models install`"
+        )
+
+    def _in_order(
+        self, convert: Callable[[Any, Work], Any], sources: Iterable[Any], return_errors: bool
+    ) -> Iterator[Any]:
+        """At most as many at a time as keep the engines busy."""
+
+        def width() -> int:
+            return 2 + max((engine.width for engine in self._engines.values()), default=0)
+
+        return in_order(convert, sources, width, self._progress, return_errors)
+
+    def _check_indices(self, header: Header) -> None:
+        if header.tiles * header.tokens_per_tile > self.limits.max_indices:
+            raise LimitExceededError(
+                f"{header.rows}x{header.columns} tiles of {header.tokens_per_tile} tokens: "
+                f"the limit is {self.limits.max_indices} tokens in all",
+                "max_indices",
             )
-        fitting = [(grid, max(n for n in range(fewest, most + 1) if size_of(grid, n) <= target_size)) for grid in grids]
-
-        import numpy as np
-
-        from titokc.judge.pixels import psnr
-
-        def quality(candidate: tuple[Grid, int]) -> float:
-            grid, tokens = candidate
-            data = self.encode(image, tokens=tokens, tiles=grid, effort=0)
-            return psnr(np.asarray(image), np.asarray(self.decode(data)))
-
-        best = fitting[0] if len(fitting) == 1 else max(fitting, key=quality)
-        return _header(tokenizer, image.size, *best)
-
-    def _unpack_bare(
-        self, data: bytes, form: str, size: tuple[int, int] | None, tiles: str | Grid, partial: bool
-    ) -> tuple[Header, list[int]]:
-        from titokc import tiling
-
-        tokenizer = self.tokenizer
-        size = size or (tokenizer.side, tokenizer.side)
-        unpack_payload = unpack_bare if form == "bare" else unpack_text
-        indices = unpack_payload(data, tokenizer.bits_per_index, partial=partial, limits=self.limits)
-        grid = tiling.parse_grid(tiles, size, tokenizer.side)
-        tokens, rest = divmod(len(indices), grid[0] * grid[1])
-        if rest and not partial:
-            raise UsageError(f"{len(indices)} tokens do not share out among {grid[0]}x{grid[1]} tiles")
-        fewest = 1 if tokenizer.nested or partial else tokenizer.min_tokens
-        if not fewest <= tokens <= tokenizer.max_tokens:
-            raise UsageError(
-                f"{len(data)} bytes are {tokens} tokens a tile, "
-                f"expected {fewest}..{tokenizer.max_tokens} for {tokenizer.name}"
-            )
-        header = _header(tokenizer, size, grid, tokens)
-        return header, indices[: tokens * header.tiles]
-
-    def _tokenizer_for(self, header: Header) -> Tokenizer:
-        """The model of a file; refuses one of another code than the file's."""
-        if self._given is None and self.model is None:
-            for loaded in self._loaded.values():
-                if _made(loaded, header):
-                    return loaded
-            name: str | os.PathLike[str] | None = header.model
-            if header.model_id == CUSTOM_MODEL_ID:
-                from titokc import weights
-
-                fitting = weights.find(header.fingerprint)
-                name = next((folder for folder in fitting if _made(self._load(folder), header)), None)
-            if name is None:
-                raise ModelNotFoundError(
-                    f"the file was made with a custom model (code {header.fingerprint.hex()}...) that is "
-                    "not installed: give it with --model, or install it with `titokc models install`"
-                )
-            tokenizer = self._load(name)
-        else:
-            tokenizer = self.tokenizer
-        if not _made(tokenizer, header):
-            raise ModelMismatchError(
-                f"the file was made with {header.model} (code {header.fingerprint.hex()}...), "
-                f"the model at hand is {tokenizer.name} (code {tokenizer.fingerprint.hex()[:16]}...)"
-            )
-        return tokenizer
-
-    def _load(self, name: str | os.PathLike[str]) -> Tokenizer:
-        if name not in self._loaded:
-            import torch
-
-            from titokc import inference, weights
-
-            if self.threads:
-                torch.set_num_threads(self.threads)
-            device = inference.find_device(self.device)
-            tokenizer = weights.load(name, device=str(device))
-            if device.type == "cuda":
-                tokenizer.to(memory_format=torch.channels_last)
-            self._loaded[name] = tokenizer
-        return self._loaded[name]
-
-    def _encode_tiles(self, key: tuple[Tokenizer, int, int], tiles: list[Image.Image]) -> list[list[int]]:
-        from titokc import inference
-
-        tokenizer, tokens, effort = key
-        return inference.encode_tiles(tokenizer, tiles, tokens, effort, self.batch_size)
-
-    def _decode_codes(self, key: tuple[Tokenizer, int], codes: list[list[int]]) -> list[Image.Image]:
-        from titokc import inference
-
-        tokenizer, _ = key
-        return inference.decode_codes(tokenizer, codes, inference.find_dtype(self.dtype, tokenizer.device))
 
 
-def _check_tokens(tokenizer: Tokenizer, tokens: int | None) -> None:
-    if tokens is not None and not tokenizer.min_tokens <= tokens <= tokenizer.max_tokens:
-        fewest, most = tokenizer.min_tokens, tokenizer.max_tokens
-        expected = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        raise UsageError(f"{tokens} tokens: {tokenizer.name} makes {expected}")
+@contextmanager
+def _concerning_all() -> Iterator[None]:
+    """Errors raised inside are those of the codec, not of one picture."""
+    try:
+        yield
+    except TitokcError as error:
+        error.concerns_all = True
+        raise
 
 
-def _check_form(form: str) -> None:
-    if form not in FORMS:
-        raise UsageError(f"form {form!r}: expected one of {', '.join(FORMS)}")
+def _to_indices(image: Image.Image, header: Header, engine: Engine, effort: int, work: Work) -> list[int]:
+    """The picture's tokens in the order of the file: the first of each tile, the second of each tile, ..."""
+    import numpy as np
+
+    from titokc import tiling
+
+    work.expect(header.tiles)
+    tiles = map(np.asarray, tiling.cut(image, (header.rows, header.columns), engine.info.side))
+    tokens = work.through(lambda group: engine.encode(group, header.tokens_per_tile, effort), tiles, engine.width)
+    return np.stack(list(tokens)).T.ravel().tolist()
 
 
-def _header(tokenizer: Tokenizer, size: tuple[int, int], grid: Grid, tokens: int) -> Header:
+def _to_picture(
+    indices: list[int], header: Header, engine: Engine, look: str, size: tuple[int, int], work: Work
+) -> Image.Image:
+    import numpy as np
+    from PIL import Image
+
+    from titokc import tiling
+
+    looks = engine.info.looks
+    if look and look not in looks:
+        raise UsageError(f"look {look!r}: {engine.info.name} has {', '.join(looks)}")
+    work.expect(header.tiles)
+    tokens = np.array(indices, np.int64).reshape(header.tokens_per_tile, header.tiles).T
+    tiles = work.through(lambda group: engine.decode(group, look or looks[0]), tokens, engine.width)
+    return tiling.assemble(map(Image.fromarray, tiles), (header.rows, header.columns), size)
+
+
+def _psnr(image: Image.Image, picture: Image.Image) -> float:
+    import numpy as np
+
+    from titokc.judge.pixels import psnr
+
+    return psnr(np.asarray(image), np.asarray(picture))
+
+
+def _header(info: ModelInfo, size: tuple[int, int], grid: Grid, tokens: int) -> Header:
     return Header(
         *size,
         *grid,
         tokens_per_tile=tokens,
-        bits_per_index=tokenizer.bits_per_index,
-        model_id=tokenizer.model_id,
-        fingerprint=tokenizer.fingerprint[:FINGERPRINT_SIZE],
-        nested=tokenizer.nested,
+        bits_per_index=info.bits,
+        model_id=info.id,
+        fingerprint=info.code[:FINGERPRINT_SIZE],
+        nested=info.nested,
     )
 
 
-def _made(tokenizer: Tokenizer, header: Header) -> bool:
-    """Whether this model has the code that the file was made with, as far as its header tells."""
+def _candidates(size: tuple[int, int], info: ModelInfo, grid: Grid | None, options: EncodeOptions) -> list[Header]:
+    """At most CANDIDATES grids, each with the most tokens that the budget allows."""
+    from titokc import tiling
+
+    budget = options.target_size or 0
+    fewest, most = (options.tokens, options.tokens) if options.tokens else (info.min_tokens, info.max_tokens)
+
+    def bytes_of(grid: Grid, tokens: int) -> int:
+        header = _header(info, size, grid, tokens)
+        if options.form == "tok":
+            return container.file_size(header)
+        return header.payload_bytes if options.form == "bare" else -(-header.payload_bytes * 4 // 3)
+
+    smallest = bytes_of(grid or (1, 1), fewest)
+    if smallest > budget:
+        rows, columns = grid or (1, 1)
+        least = bytes_of((1, 1), info.min_tokens)
+        hint = f"; {info.min_tokens} tokens in one tile take {least}" if least <= budget else ""
+        raise UsageError(
+            f"a budget of {budget} bytes is too small: {fewest} tokens of {info.name} in {rows}x{columns} tiles take "
+            f"{smallest}{hint}"
+        )
+    grids = (
+        [grid]
+        if grid
+        else tiling.candidate_grids(
+            size,
+            info.side,
+            max(1, budget * 8 // (info.bits * most)),
+            max(1, budget * 8 // (info.bits * fewest)),
+            lambda grid: bytes_of(grid, fewest) <= budget,
+            CANDIDATES,
+        )
+    )
+    counts = range(fewest, most + 1)
+    return [_header(info, size, grid, max(n for n in counts if bytes_of(grid, n) <= budget)) for grid in grids]
+
+
+def _pack(header: Header, indices: list[int], form: str) -> bytes:
+    if form == "tok":
+        return container.pack(header, indices)
+    bare = payload.pack_bare(indices, header.bits_per_index)
+    return bare if form == "bare" else payload.to_text(bare).encode("ascii")
+
+
+def _data(source: TokFile, form: str) -> bytes:
+    """A file's bytes; as base64, a text is itself, not a file's name."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    if isinstance(source, str) and form == "base64":
+        return source.encode("utf-8", "replace")
+    if isinstance(source, (str, os.PathLike)):
+        return read_bytes(source, MAX_FILE_SIZE)
+    if hasattr(source, "read"):
+        return source.read(MAX_FILE_SIZE + 1)
+    raise UsageError(f"expected the bytes of a file, its path or an open binary file; found {type(source).__name__}")
+
+
+def _unpack_bare(
+    data: bytes, info: ModelInfo, size: tuple[int, int], grid: Grid, options: DecodeOptions, limits: Limits
+) -> tuple[Header, list[int]]:
+    unpack = payload.unpack_bare if options.form == "bare" else payload.unpack_text
+    indices = unpack(data, info.bits, partial=options.partial, limits=limits)
+    tiles = grid[0] * grid[1]
+    tokens, rest = divmod(len(indices), tiles)
+    if rest and not options.partial:
+        raise UsageError(f"{len(indices)} tokens do not share out among {grid[0]}x{grid[1]} tiles")
+    fewest = 1 if info.nested else info.max_tokens
+    if not fewest <= tokens <= info.max_tokens:
+        expected = f"{fewest}..{info.max_tokens}" if info.nested else f"{fewest}"
+        raise UsageError(f"{len(data)} bytes are {tokens} tokens a tile, expected {expected} for {info.name}")
+    return _header(info, size, grid, tokens), indices[: tokens * tiles]
+
+
+def _fits(header: Header, info: ModelInfo) -> bool:
+    """Whether this is the code that the file was made in, as far as its header tells."""
     return (
-        tokenizer.fingerprint[:FINGERPRINT_SIZE] == header.fingerprint
-        and tokenizer.bits_per_index == header.bits_per_index
-        and tokenizer.max_tokens >= header.tokens_per_tile
+        info.code[:FINGERPRINT_SIZE] == header.fingerprint
+        and info.bits == header.bits_per_index
+        and (info.id in {header.model_id, CUSTOM_MODEL_ID} or header.model_id == CUSTOM_MODEL_ID)
+        and info.max_tokens >= header.tokens_per_tile
     )
+
+
+def _check(header: Header, info: ModelInfo) -> None:
+    """Raises ModelMismatchError unless the model can decode the file, or what is left of it."""
+    if not _fits(header, info):
+        raise ModelMismatchError(
+            f"the file was made with {header.model} (code {header.fingerprint.hex()}...), "
+            f"the model at hand is {info.name} (code {info.code.hex()[:16]}...)"
+        )
+    if not info.nested and header.tokens_per_tile < info.max_tokens:
+        raise ModelMismatchError(
+            f"{header.tokens_per_tile} of {info.max_tokens} tokens: with {info.name} a part of a code is no picture"
+        )
 
 
 @lru_cache(maxsize=4)
@@ -394,14 +408,14 @@ def _shared(model: str | None, device: str) -> Codec:
 def encode(picture: Picture, *, model: str | None = None, device: str = "auto", **options: Any) -> bytes:
     """A picture (a Pillow image, a path, a file's bytes or an open binary file) -> the bytes of its `.tok` file.
 
-    model, device: see `Codec`; the model stays loaded for the next call. `options`: see `Codec.encode_many`.
+    model, device: see `Codec`; the model stays loaded for the next call. `options`: see `EncodeOptions`.
     """
     return _shared(model, device).encode(picture, **options)
 
 
 def decode(data: TokFile, *, model: str | None = None, device: str = "auto", **options: Any) -> Image.Image:
-    """A `.tok` file's bytes, or its path -> an RGB picture of the original's size.
+    """A `.tok` file's bytes, its path or the open file -> an RGB picture of the original's size.
 
-    model, device: see `Codec`; the model stays loaded for the next call. `options`: see `Codec.decode_many`.
+    model, device: see `Codec`; the model stays loaded for the next call. `options`: see `DecodeOptions`.
     """
     return _shared(model, device).decode(data, **options)

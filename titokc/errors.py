@@ -6,9 +6,11 @@ else raises. A message is one line and names what was found, what was expected, 
 
 
 class TitokcError(Exception):
-    """Base of the family. `exit_code` is what the command line exits with."""
+    """Base of the family. `exit_code` is what the command line exits with; `concerns_all` says, of one of many
+    conversions, that it would be raised for the others as well."""
 
     exit_code = 1
+    concerns_all = False
 
 
 class InputError(TitokcError):

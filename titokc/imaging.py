@@ -56,29 +56,40 @@ DECODER_ERRORS = (
 _SRGB = ImageCms.createProfile("sRGB")
 
 Background = str | tuple[int, int, int]
+Picture = Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 
 def read(
-    source: str | os.PathLike[str] | bytes | BinaryIO,
+    source: Picture,
     *,
     background: Background = "white",
     limits: Limits = DEFAULT_LIMITS,
     at_least: int | None = None,
+    notes: list[str] | None = None,
 ) -> Image.Image:
-    """A PNG, JPEG, WebP, TIFF, BMP, PPM, GIF or AVIF file -> an RGB picture, as `to_rgb` gives it (its first frame).
+    """A PNG, JPEG, WebP, TIFF, BMP, PPM, GIF or AVIF file (its path, its bytes, or open), or an image of Pillow's -> an
+    RGB picture, as `to_rgb` gives it (of several frames the first).
 
-    at_least: JPEGs may come at a half, a quarter or an eighth of their size, if no side gets shorter than that.
-    Raises InputError for what cannot be decoded, LimitExceededError for more pixels than `limits` before decoding.
+    at_least: JPEGs may come at a half, a quarter or an eighth of their size, if no side gets shorter than that. notes:
+    gets what one may want to know of the picture. Raises InputError for what cannot be decoded, LimitExceededError for
+    more pixels than `limits` before decoding, UsageError for what is no picture file at all.
     """
-    if isinstance(source, bytes):
-        source = io.BytesIO(source)
-    if not isinstance(source, (str, os.PathLike)):
-        return _decode(source, background, limits, at_least)
-    try:
-        with Path(source).open("rb") as stream:
-            return _decode(stream, background, limits, at_least)
-    except OSError as error:
-        raise InputError(f"cannot be read: {reason(error)}") from error
+    notes = [] if notes is None else notes
+    if isinstance(source, Image.Image):
+        return to_rgb(source, background=background, limits=limits)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(io.BytesIO(source), background, limits, at_least, notes)
+    if isinstance(source, (str, os.PathLike)):
+        try:
+            with Path(source).open("rb") as stream:
+                return _decode(stream, background, limits, at_least, notes)
+        except OSError as error:
+            raise InputError(f"cannot be read: {reason(error)}") from error
+    if not hasattr(source, "read"):
+        kind = f"{type(source).__module__}.{type(source).__name__}".removeprefix("builtins.")
+        hint = ": Image.fromarray makes one" if hasattr(source, "__array_interface__") else ""
+        raise UsageError(f"expected a Pillow image, a path, bytes or a binary file; found {kind}{hint}")
+    return _decode(source, background, limits, at_least, notes)
 
 
 def to_rgb(image: Image.Image, *, background: Background = "white", limits: Limits = DEFAULT_LIMITS) -> Image.Image:
@@ -148,7 +159,9 @@ def check_limits(size: tuple[int, int], limits: Limits) -> None:
         raise LimitExceededError(f"{width}x{height}: the limit is {limits.max_side} pixels a side", "max_side")
 
 
-def _decode(stream: BinaryIO, background: Background, limits: Limits, at_least: int | None) -> Image.Image:
+def _decode(
+    stream: BinaryIO, background: Background, limits: Limits, at_least: int | None, notes: list[str]
+) -> Image.Image:
     try:
         with _pillows_cap_off():
             image = Image.open(stream, formats=READABLE_FORMATS)
@@ -160,6 +173,9 @@ def _decode(stream: BinaryIO, background: Background, limits: Limits, at_least: 
         if at_least:
             check_limits(image.size, limits)
             image.draft(None, (at_least, at_least))
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":
+            notes.append(f"the first of {frames} {'pages' if image.format == 'TIFF' else 'frames'}")
         return to_rgb(image, background=background, limits=limits)
 
 

@@ -24,10 +24,12 @@ def run(
     options: BatchOptions,
     notes: Sequence[str],
     read_stdin: Callable[[], bytes],
+    tell: Callable[[dict[str, Any]], str],
     check: Callable[[Path], object] = lambda _: None,
 ) -> int:
     """Converts all tasks through `convert` (results or TitokcErrors, in order), writes, reports; the exit code.
 
+    describe: the fields of a result in JSON; tell: the same in words, where the size of the result follows.
     An existing result is left alone (skipped, or an error, after `check` of its input) unless `options.force`.
     """
     if options.as_json and any(task.target is None and task.problem is None for task in tasks):
@@ -61,7 +63,9 @@ def run(
                     outcome = error
             if bar is not None:
                 bar.clear()
-            report.add(task, outcome, details)
+            report.add(task, outcome, details, tell(details) if details else "")
+            for note in details.get("notes", ()):
+                report.note(note, task.name)
             if bar is not None:
                 bar.update()
     for note in notes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -21,9 +21,7 @@ from titokc.cli.plan import STDOUT_NAMES, Naming, Task, is_folder, plan
 from titokc.cli.streams import read_stdin
 from titokc.container import MAX_FILE_SIZE, read_header
 from titokc.files import read_bytes
-
-if TYPE_CHECKING:
-    from PIL import Image
+from titokc.options import Decoded
 
 # What titokc.imaging writes; a test holds the two equal. No import of Pillow for what is no .tok file.
 WRITTEN = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".avif"})
@@ -65,12 +63,19 @@ def decode(
     codec = options.codec(model)
 
     def convert(sources: list[Path | bytes]) -> Iterator[Any]:
-        return codec.decode_many(sources, size=size, partial=partial, form=form, tiles=tiles, return_errors=True)
+        return codec.decode_many(
+            sources, size=size, partial=partial, form=form, tiles=tiles, details=True, return_errors=True
+        )
 
-    def to_bytes(picture: "Image.Image", task: Task) -> bytes:
+    def to_bytes(decoded: Decoded, task: Task) -> bytes:
         from titokc.imaging import picture_bytes
 
-        return picture_bytes(picture, _suffix(task.target))
+        return picture_bytes(decoded.picture, _suffix(task.target))
+
+    def describe(data: bytes, decoded: Decoded) -> dict[str, Any]:
+        fields: dict[str, Any] = {"file_bytes": len(data), "tokens_per_tile": decoded.header.tokens_per_tile}
+        fields |= {"width": decoded.picture.width, "height": decoded.picture.height}
+        return fields | ({"notes": list(decoded.notes)} if decoded.notes else {})
 
     def check(source: Path) -> None:
         if form == "tok":
@@ -80,7 +85,8 @@ def decode(
         tasks,
         convert,
         to_bytes,
-        describe=lambda data, picture: {"file_bytes": len(data), "width": picture.width, "height": picture.height},
+        describe=describe,
+        tell=lambda fields: f"{fields['width']}x{fields['height']}, ",
         check=check,
         options=options,
         notes=notes,

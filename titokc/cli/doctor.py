@@ -62,9 +62,13 @@ def _image_formats() -> dict[str, Any]:
 
 
 def _devices() -> dict[str, Any]:
-    import torch
+    """What torch would run models on; the light engine needs none of it."""
+    try:
+        import torch
+    except ImportError:
+        return {"cpu": f"{os.cpu_count()} cores", "torch": "not here: pip install 'titokc[torch]' for TiTok and GPUs"}
 
-    from titokc.inference import find_device, find_dtype
+    from titokc.engines.torch import find_device, find_dtype
 
     default = find_device("auto")
     cuda = {
@@ -121,7 +125,7 @@ def _round_trip() -> dict[str, Any]:
     codec = Codec()
     try:
         start = time.perf_counter()
-        _ = codec.tokenizer
+        info = codec.info
         loaded = time.perf_counter()
         data = codec.encode(picture, tokens=ROUND_TRIP_TOKENS)
         encoded = time.perf_counter()
@@ -131,8 +135,8 @@ def _round_trip() -> dict[str, Any]:
         return {"error": str(error)}
     mean = ImageStat.Stat(ImageChops.difference(picture, decoded)).mean
     return {
-        "model": codec.tokenizer.name,
-        "fingerprint": codec.tokenizer.fingerprint.hex(),
+        "model": info.name,
+        "code": info.code.hex(),
         "file_bytes": len(data),
         "mean_error": round(sum(mean) / 3, 2),
         "load_ms": round((loaded - start) * 1e3),

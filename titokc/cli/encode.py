@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from titokc.cli.batch import run
-from titokc.cli.info import header_fields
+from titokc.cli.info import fields_of
 from titokc.cli.options import (
     SUFFIXES,
     BatchOptions,
@@ -20,7 +20,7 @@ from titokc.cli.options import (
 )
 from titokc.cli.plan import Naming, plan
 from titokc.cli.streams import is_followed, read_picture
-from titokc.codec import DEFAULT_EFFORT
+from titokc.options import DEFAULT_EFFORT, Encoded
 
 
 @click.command()
@@ -45,6 +45,7 @@ from titokc.codec import DEFAULT_EFFORT
 @click.option(
     "--background", metavar="COLOR", type=Colour(), default="white", show_default=True, help="Under transparent pixels."
 )
+@click.option("--psnr", is_flag=True, help="Decode the result too, and say how near it is (dB).")
 @batch_options
 def encode(
     inputs: tuple[str, ...],
@@ -57,6 +58,7 @@ def encode(
     bare: bool,
     base64: bool,
     background: str,
+    psnr: bool,
     options: BatchOptions,
 ) -> None:
     """Pictures -> .tok files.
@@ -86,16 +88,33 @@ def encode(
             effort=effort,
             background=background,
             form=form,
+            psnr=psnr,
+            details=True,
             return_errors=True,
         )
+
+    def describe(_: bytes, encoded: Encoded) -> dict[str, Any]:
+        fields = fields_of(encoded.header, len(encoded.data))
+        if encoded.psnr is not None:
+            fields["psnr"] = round(encoded.psnr, 2)
+        return fields | ({"notes": list(encoded.notes)} if encoded.notes else {})
 
     code = run(
         tasks,
         convert,
-        to_bytes=lambda data, _: data,
-        describe=lambda data, _: header_fields(data) if form == "tok" else {"file_bytes": len(data)},
+        to_bytes=lambda encoded, _: encoded.data,
+        describe=describe,
+        tell=tell,
         options=options,
         notes=notes,
         read_stdin=read_stdin,
     )
     click.get_current_context().exit(code)
+
+
+def tell(fields: dict[str, Any]) -> str:
+    """Of a result, what was chosen for it."""
+    tiles = fields["tiles"]
+    grid = f" in {tiles['rows']}x{tiles['columns']} tiles" if tiles["rows"] * tiles["columns"] > 1 else ""
+    quality = f", {fields['psnr']:.2f} dB" if "psnr" in fields else ""
+    return f"{fields['tokens_per_tile']} tokens{grid}{quality}, "

@@ -29,7 +29,17 @@ def header_fields(data: bytes, partial: bool = False) -> dict[str, Any]:
     partial: of a file that was cut short, `tokens_found` are the tokens per tile that are there.
     """
     header = read_header(data, partial=partial, limits=replace(ANY_SIZE, max_indices=1 << 32))
-    fields = {
+    fields = fields_of(header, len(data))
+    if partial:
+        whole = len(data) == file_size(header)
+        found = header if whole else unpack(data, partial=True, limits=replace(ANY_SIZE, max_indices=1 << 32))[0]
+        fields |= {"tokens_found": found.tokens_per_tile, "checksum_checked": whole}
+    return fields
+
+
+def fields_of(header: Header, file_bytes: int) -> dict[str, Any]:
+    """What a header says, and the size of what it is of."""
+    return {
         "format_version": VERSION,
         "width": header.width,
         "height": header.height,
@@ -39,14 +49,9 @@ def header_fields(data: bytes, partial: bool = False) -> dict[str, Any]:
         "model": header.model,
         "code": header.fingerprint.hex(),
         "payload_bytes": header.payload_bytes,
-        "file_bytes": len(data),
-        "bpp": len(data) * 8 / (header.width * header.height),
+        "file_bytes": file_bytes,
+        "bpp": file_bytes * 8 / (header.width * header.height),
     }
-    if partial:
-        whole = len(data) == file_size(header)
-        found = header if whole else unpack(data, partial=True, limits=replace(ANY_SIZE, max_indices=1 << 32))[0]
-        fields |= {"tokens_found": found.tokens_per_tile, "checksum_checked": whole}
-    return fields
 
 
 @click.command()

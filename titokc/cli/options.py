@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from titokc.codec import DEFAULT_BATCH_SIZE, Codec
+from titokc.codec import Codec
+from titokc.engines import DEFAULT_BATCH_SIZE, ENGINES
 from titokc.errors import UsageError
 from titokc.limits import DEFAULT_LIMITS, Limits
 
@@ -21,6 +22,7 @@ class BatchOptions:
     """What `batch_options` collects: how the model runs, what is refused, and what is written and said."""
 
     device: str
+    engine: str
     dtype: str | None
     batch_size: int
     threads: int | None
@@ -35,6 +37,7 @@ class BatchOptions:
         return Codec(
             model,
             device=self.device,
+            engine=self.engine,
             dtype=self.dtype,
             batch_size=self.batch_size,
             threads=self.threads,
@@ -111,6 +114,13 @@ def batch_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
         ),
         click.option(
+            "--engine",
+            type=click.Choice(ENGINES),
+            default="auto",
+            show_default=True,
+            help="light: nano on the CPU, in NumPy; torch: all models. auto: light where it can.",
+        ),
+        click.option(
             "--dtype",
             type=click.Choice(["float32", "bfloat16", "float16"]),
             help="Precision of the decoder. [default: float32, on CUDA bfloat16 or float16]",
@@ -121,7 +131,7 @@ def batch_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(1),
             default=DEFAULT_BATCH_SIZE,
             show_default=True,
-            help="Tiles at a time.",
+            help="Tiles at a time on a GPU.",
         ),
         click.option("--threads", metavar="N", type=click.IntRange(1), help="CPU threads. [default: all cores]"),
         limit_options(DEFAULT_LIMITS),

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from titokc.errors import UsageError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -39,6 +41,14 @@ class ModelInfo:
     def bits(self) -> int:
         """Bits that hold one token: ceil(log2(codebook_size))."""
         return (self.codebook_size - 1).bit_length()
+
+    def check_tokens(self, tokens: int | None) -> None:
+        """UsageError for a number of tokens per tile that the model does not make."""
+        if tokens is not None and not self.min_tokens <= tokens <= self.max_tokens:
+            fewest, most = self.min_tokens, self.max_tokens
+            raise UsageError(
+                f"{tokens} tokens: {self.name} makes {fewest if fewest == most else f'{fewest} to {most}'}"
+            )
 
 
 class Engine(Protocol):

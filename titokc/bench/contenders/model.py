@@ -30,7 +30,7 @@ class Model(Contender):
     def version(self) -> str:
         import titokc
 
-        return f"titokc {titokc.__version__}, weights {self.codec.tokenizer.weights_fingerprint.hex()[:12]}"
+        return f"titokc {titokc.__version__}, weights {self.codec.info.weights.hex()[:12]}"
 
     def encode(self, image: Image.Image, point: Point) -> bytes:
         return self.codec.encode(image, **point)

@@ -1,0 +1,91 @@
+"""Many conversions side by side, their results in order; and one's way through an engine, for `titokc.codec`."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from titokc.errors import TitokcError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# The most pictures that are under way at the same time, on however many processors.
+MOST_AT_ONCE = 64
+
+
+class Work:
+    """What is done of a picture, for a progress bar; and whether anybody still wants it."""
+
+    def __init__(self, progress: Callable[[int, int], object] | None, stopped: threading.Event | None = None) -> None:
+        self._progress, self._stopped = progress, stopped
+        self._done = self._total = 0
+
+    def expect(self, tiles: int) -> None:
+        self._total += tiles
+
+    def through(self, run: Callable[[np.ndarray], np.ndarray], rows: Iterable[np.ndarray], width: int) -> Iterator[Any]:
+        """The engine's answer to each of the rows, which are asked for `width` at a time."""
+        import numpy as np
+
+        rest = iter(rows)
+        while group := list(islice(rest, width)):
+            if self._stopped is not None and self._stopped.is_set():
+                raise CancelledError
+            yield from run(np.stack(group))
+            self._done += len(group)
+            if self._progress is not None:
+                self._progress(self._done, max(self._done, self._total))
+
+
+def in_order(
+    convert: Callable[[Any, Work], Any],
+    sources: Iterable[Any],
+    width: Callable[[], int],
+    progress: Callable[[int, int], object] | None,
+    return_errors: bool,
+) -> Iterator[Any]:
+    """What `convert` makes of each source, in order, so that reading, coding and what the caller does with the results
+    overlap; at most `width()` are under way or wait to be taken.
+
+    return_errors: yield a source's TitokcError in its place instead of raising it, unless it concerns all.
+    """
+    if isinstance(sources, (str, bytes, bytearray, memoryview, os.PathLike)) or not isinstance(sources, Iterable):
+        raise UsageError(f"expected a list or an iterator, found one {type(sources).__name__}")
+    return _in_order(convert, sources, width, progress, return_errors)
+
+
+def _in_order(
+    convert: Callable[[Any, Work], Any],
+    sources: Iterable[Any],
+    width: Callable[[], int],
+    progress: Callable[[int, int], object] | None,
+    return_errors: bool,
+) -> Iterator[Any]:
+    stopped = threading.Event()
+    pending: deque[Future] = deque()
+
+    def result() -> Any:
+        try:
+            return pending.popleft().result()
+        except TitokcError as error:
+            if return_errors and not error.concerns_all:
+                return error
+            raise
+
+    pool = ThreadPoolExecutor(MOST_AT_ONCE, "titokc codec")
+    try:
+        for source in sources:
+            pending.append(pool.submit(convert, source, Work(progress, stopped)))
+            while len(pending) >= min(width(), MOST_AT_ONCE):
+                yield result()
+        while pending:
+            yield result()
+    finally:
+        stopped.set()
+        pool.shutdown(wait=False, cancel_futures=True)

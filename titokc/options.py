@@ -1,0 +1,114 @@
+"""How pictures become bytes and bytes pictures, and what is told of the result: the options of `titokc.codec`."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from titokc.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from titokc.container import Header
+    from titokc.imaging import Background
+    from titokc.tiling import Grid
+
+DEFAULT_EFFORT = 8
+FORMS = ("tok", "bare", "base64")
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How a picture becomes bytes.
+
+    tokens: per tile, of those that the model can make; by default its most.
+    tiles: "1x1" (the default: the whole picture in one square), "RxC", "auto", or (rows, columns).
+    target_size: a budget in bytes: grid and tokens, where not given, are those whose decoded picture is nearest to the
+        original (PSNR) among those that fit; the result is never larger.
+    effort: rounds of search for tokens that decode to something nearer, each a few times as long as a decoding; 0 takes
+        the nearest tokens. Models that cannot search take no notice.
+    background: the colour under transparent pixels.
+    form: "tok", "bare" (the payload alone, without header and checksum) or "base64" (that as base64url text). The last
+        two say nothing of the grid, so that a budget alone does not choose one for them.
+    psnr: whether `Encoded` says it, which takes a decoding.
+    """
+
+    tokens: int | None = None
+    tiles: str | Grid | None = None
+    target_size: int | None = None
+    effort: int = DEFAULT_EFFORT
+    background: Background = "white"
+    form: str = "tok"
+    psnr: bool = False
+
+    def __post_init__(self) -> None:
+        _check_form(self.form)
+        for name in ("tokens", "target_size"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name))
+        check_number("effort", self.effort, 0)
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How bytes become a picture.
+
+    size: (width, height) of the result instead of the original's.
+    partial: accept files that were cut short anywhere after the header, and decode what is there.
+    form: "tok", or "bare" and "base64" for a payload of this codec's model. The number of tokens then follows from its
+        length; `size` (default: the model's own square) and `tiles` are what the encoder had.
+    look: one of the model's ways to make a picture; by default its usual one.
+    """
+
+    size: tuple[int, int] | None = None
+    partial: bool = False
+    form: str = "tok"
+    tiles: str | Grid = "1x1"
+    look: str = ""
+
+    def __post_init__(self) -> None:
+        _check_form(self.form)
+        if self.size is not None:
+            if not isinstance(self.size, (tuple, list)) or len(self.size) != 2:
+                raise UsageError(f"size {self.size!r}: expected (width, height)")
+            for number in self.size:
+                check_number("size", number)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A picture's bytes, and what they do not all say themselves: size, grid and tokens (`header`), and what one may
+    want to know (`notes`: only the first frame of several, a colour profile that was ignored). psnr: in dB, if asked
+    for."""
+
+    data: bytes
+    header: Header
+    notes: tuple[str, ...] = ()
+    psnr: float | None = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture, the header of what it was made from (with the tokens that are really there), and what one may want to
+    know of it (`notes`)."""
+
+    picture: Image.Image
+    header: Header
+    notes: tuple[str, ...] = ()
+
+
+def check_number(name: str, value: Any, least: int = 1) -> None:
+    """UsageError for what is no whole number of at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name} {value!r}: expected a whole number, found {type(value).__name__}") from None
+    if number < least:
+        raise UsageError(f"{name} {number}: expected {least} or more")
+
+
+def _check_form(form: str) -> None:
+    if form not in FORMS:
+        raise UsageError(f"form {form!r}: expected one of {', '.join(FORMS)}")
