@@ -14,14 +14,24 @@ from PIL import Image
 import titokc
 from titokc import container, payload
 from titokc.cli import main
+from titokc.engines.torch import TorchEngine
 
 ROOT = Path(__file__).parent.parent
+
+
+def opened(load):
+    """`titokc.engines.open` with the tokenizers that `load` gives for a name and a device."""
+
+    def open_engine(model, device="auto", engine="auto", **settings):
+        return TorchEngine(load(model, device), **settings)
+
+    return open_engine
 
 
 @pytest.fixture
 def run(tiny, monkeypatch, tmp_path):
     """Runs `titokc ARGS` in an empty folder; gives the exit code, stdout (bytes) and stderr."""
-    monkeypatch.setattr("titokc.weights.load", lambda name, device: tiny)
+    monkeypatch.setattr("titokc.engines.open", opened(lambda name, device: tiny))
     monkeypatch.chdir(tmp_path)
 
     def run(*args, stdin=None, code=0):
@@ -59,7 +69,7 @@ class TestEncode:
         result = run("encode", "in/a.png")
         assert (files / "a.tok").read_bytes() == titokc.encode(files / "a.png")
         assert result.stdout == ""
-        assert result.stderr == "in/a.png -> in/a.tok: 205 bytes\n"
+        assert result.stderr == "in/a.png -> in/a.tok: 128 tokens, 205 bytes\n"
 
     def test_quietly(self, run, files):
         result = run("encode", "-q", "in/a.png", "-o", "x.tok")
@@ -412,7 +422,7 @@ class TestDoctor:
             *("LPIPS (squeeze)", "LPIPS (alex)", "LPIPS (vgg)", "FID and KID", "FID-768 (stand-in)")
         }
         trip = report["round_trip"]
-        assert (trip["model"], trip["file_bytes"], trip["fingerprint"]) == ("nano-1", 59, tiny.fingerprint.hex())
+        assert (trip["model"], trip["file_bytes"], trip["code"]) == ("nano-1", 59, tiny.fingerprint.hex())
         assert 0 < trip["mean_error"] < 30
 
     def test_as_text(self, run):
@@ -424,7 +434,7 @@ class TestDoctor:
         def load(name, device):
             raise titokc.ModelNotFoundError("the embedded model is missing")
 
-        monkeypatch.setattr("titokc.weights.load", load)
+        monkeypatch.setattr("titokc.engines.open", opened(load))
         result = run("doctor", "--json", code=4)
         assert json.loads(result.stdout)["round_trip"] == {"error": "the embedded model is missing"}
 
@@ -475,9 +485,9 @@ class TestExitCodes:
         ],
     )
     def test_table(self, run, files, args, code, monkeypatch, tiny):
-        from titokc import inference
+        from titokc.engines.torch import find_device
 
-        monkeypatch.setattr("titokc.weights.load", lambda name, device: inference.find_device(device) and tiny)
+        monkeypatch.setattr("titokc.engines.open", opened(lambda name, device: find_device(device) and tiny))
         result = run(*args, code=code)
         if code:
             assert result.stderr
@@ -485,14 +495,14 @@ class TestExitCodes:
 
     def test_missing_and_different_models(self, run, files, make_tiny, monkeypatch):
         run("encode", "in/a.png")
-        monkeypatch.setattr("titokc.weights.load", lambda name, device: make_tiny(seed=b"other"))
+        monkeypatch.setattr("titokc.engines.open", opened(lambda name, device: make_tiny(seed=b"other")))
         assert "the model at hand is" in run("decode", files / "a.tok", "-o", files / "x.png", code=4).stderr
 
     def test_a_missing_model_is_said_once_for_all_files(self, run, files, monkeypatch):
         def load(name, device):
             raise titokc.ModelNotFoundError("no such model")
 
-        monkeypatch.setattr("titokc.weights.load", load)
+        monkeypatch.setattr("titokc.engines.open", opened(load))
         assert run("encode", "in", code=4).stderr == "titokc: no such model\n"
 
     def test_limits_of_decoding(self, run, files):
@@ -503,7 +513,7 @@ class TestExitCodes:
         def load(name, device):
             raise ZeroDivisionError("a bug\nin two lines")
 
-        monkeypatch.setattr("titokc.weights.load", load)
+        monkeypatch.setattr("titokc.engines.open", opened(load))
         expected = "titokc: internal error: ZeroDivisionError: a bug in two lines (--debug shows where)\n"
         assert run("encode", "in/a.png", code=1).stderr == expected
         for args in (["--debug", "encode", "in/a.png"], ["encode", "in/a.png", "--debug"]):
@@ -534,5 +544,5 @@ class TestExitCodes:
         def load(name, device):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("titokc.weights.load", load)
+        monkeypatch.setattr("titokc.engines.open", opened(load))
         assert run("encode", "in/a.png", code=130).stderr == "titokc: interrupted\n"

@@ -135,3 +135,13 @@ def test_torch_is_not_imported() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 20
+
+
+def test_what_needs_torch_says_how_to_get_it() -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None; from titokc import engines\n"
+        "try: engines.open('nano', dtype='bfloat16')\nexcept Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("ModelNotFoundError only nano runs without torch")
+    assert "pip install 'titokc[torch]'" in done.stdout

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from titokc import container, engines, payload
+from titokc.budget import candidates, header_of
 from titokc.container import FINGERPRINT_SIZE, MAX_FILE_SIZE, MAX_SIDE, Header
 from titokc.errors import LimitExceededError, ModelMismatchError, ModelNotFoundError, TitokcError, UsageError
 from titokc.files import read_bytes
@@ -29,13 +30,10 @@ if TYPE_CHECKING:
     from titokc.engines.base import Engine, ModelInfo
     from titokc.imaging import Picture
     from titokc.models.interface import Tokenizer
-    from titokc.tiling import Grid
 
     TokFile = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 
 DEFAULT_MODEL = "nano"
-# How many pairs of grid and token count a byte budget is searched over.
-CANDIDATES = 8
 
 
 class Codec:
@@ -149,19 +147,18 @@ class Codec:
 
         grid = None if options.tiles is None else tiling.parse_grid(options.tiles, image.size, engine.info.side)
         if options.target_size is None:
-            header = _header(engine.info, image.size, grid or (1, 1), options.tokens or engine.info.max_tokens)
+            header = header_of(engine.info, image.size, grid or (1, 1), options.tokens or engine.info.max_tokens)
             container.file_size(header)  # refuses what the container cannot hold
             self._check_indices(header)
             return header, None
         if grid is None and options.form != "tok":
             grid = (1, 1)
-        candidates = _candidates(image.size, engine.info, grid, options)
-        if len(candidates) == 1:
-            self._check_indices(candidates[0])
-            return candidates[0], None
-        best, best_indices, least = candidates[0], None, float("-inf")
-        work.expect(2 * sum(header.tiles for header in candidates))
-        for header in candidates:
+        headers = candidates(image.size, engine.info, grid, options)
+        if len(headers) == 1:
+            self._check_indices(headers[0])
+            return headers[0], None
+        best, best_indices, least = headers[0], None, float("-inf")
+        for header in headers:
             self._check_indices(header)
             indices = _to_indices(image, header, engine, 0, work)
             quality = _psnr(image, _to_picture(indices, header, engine, "", image.size, work))
@@ -170,29 +167,22 @@ class Codec:
         return best, None if options.effort else best_indices
 
     def _decode(self, source: TokFile, options: DecodeOptions, work: Work) -> Decoded:
-        from titokc import imaging, tiling
-
-        data = _data(source, options.form)
+        data, notes = _data(source, options.form), []
         if options.form == "tok":
             # With another size for the result, the file's own makes no pixels.
             limits = replace(self.limits, max_pixels=MAX_SIDE**2, max_side=MAX_SIDE) if options.size else self.limits
             header, indices = container.unpack(data, partial=options.partial, limits=limits)
-            size = options.size or (header.width, header.height)
-            imaging.check_limits(size, self.limits)
             engine = self._engine_for(header)
         else:
             with _concerning_all():
                 engine = self._engine()
-            size = options.size or (engine.info.side, engine.info.side)
-            imaging.check_limits(size, self.limits)
-            grid = tiling.parse_grid(options.tiles, size, engine.info.side)
-            header, indices = _unpack_bare(data, engine.info, size, grid, options, self.limits)
-        tiling.parse_grid((header.rows, header.columns), size, 0)  # no more tiles than pixels
+            header, indices = _unpack_bare(data, engine.info, options, self.limits)
         _check(header, engine.info)
         payload.check_indices(indices, engine.info.codebook_size)
-        notes = (
-            [f"{header.tokens_per_tile} tokens a tile are there; no checksum was compared"] if options.partial else []
-        )
+        size = options.size or (header.width, header.height)
+        self.limits.check(size)
+        if options.partial:
+            notes.append(f"{header.tokens_per_tile} tokens a tile are there; no checksum was compared")
         return Decoded(_to_picture(indices, header, engine, options.look, size, work), header, tuple(notes))
 
     def _engine(self, model: Any = None) -> Engine:
@@ -274,13 +264,14 @@ def _to_picture(
 
     from titokc import tiling
 
+    grid = tiling.parse_grid((header.rows, header.columns), size, 0)  # no more tiles than pixels
     looks = engine.info.looks
     if look and look not in looks:
         raise UsageError(f"look {look!r}: {engine.info.name} has {', '.join(looks)}")
     work.expect(header.tiles)
     tokens = np.array(indices, np.int64).reshape(header.tokens_per_tile, header.tiles).T
     tiles = work.through(lambda group: engine.decode(group, look or looks[0]), tokens, engine.width)
-    return tiling.assemble(map(Image.fromarray, tiles), (header.rows, header.columns), size)
+    return tiling.assemble(map(Image.fromarray, tiles), grid, size)
 
 
 def _psnr(image: Image.Image, picture: Image.Image) -> float:
@@ -289,56 +280,6 @@ def _psnr(image: Image.Image, picture: Image.Image) -> float:
     from titokc.judge.pixels import psnr
 
     return psnr(np.asarray(image), np.asarray(picture))
-
-
-def _header(info: ModelInfo, size: tuple[int, int], grid: Grid, tokens: int) -> Header:
-    return Header(
-        *size,
-        *grid,
-        tokens_per_tile=tokens,
-        bits_per_index=info.bits,
-        model_id=info.id,
-        fingerprint=info.code[:FINGERPRINT_SIZE],
-        nested=info.nested,
-    )
-
-
-def _candidates(size: tuple[int, int], info: ModelInfo, grid: Grid | None, options: EncodeOptions) -> list[Header]:
-    """At most CANDIDATES grids, each with the most tokens that the budget allows."""
-    from titokc import tiling
-
-    budget = options.target_size or 0
-    fewest, most = (options.tokens, options.tokens) if options.tokens else (info.min_tokens, info.max_tokens)
-
-    def bytes_of(grid: Grid, tokens: int) -> int:
-        header = _header(info, size, grid, tokens)
-        if options.form == "tok":
-            return container.file_size(header)
-        return header.payload_bytes if options.form == "bare" else -(-header.payload_bytes * 4 // 3)
-
-    smallest = bytes_of(grid or (1, 1), fewest)
-    if smallest > budget:
-        rows, columns = grid or (1, 1)
-        least = bytes_of((1, 1), info.min_tokens)
-        hint = f"; {info.min_tokens} tokens in one tile take {least}" if least <= budget else ""
-        raise UsageError(
-            f"a budget of {budget} bytes is too small: {fewest} tokens of {info.name} in {rows}x{columns} tiles take "
-            f"{smallest}{hint}"
-        )
-    grids = (
-        [grid]
-        if grid
-        else tiling.candidate_grids(
-            size,
-            info.side,
-            max(1, budget * 8 // (info.bits * most)),
-            max(1, budget * 8 // (info.bits * fewest)),
-            lambda grid: bytes_of(grid, fewest) <= budget,
-            CANDIDATES,
-        )
-    )
-    counts = range(fewest, most + 1)
-    return [_header(info, size, grid, max(n for n in counts if bytes_of(grid, n) <= budget)) for grid in grids]
 
 
 def _pack(header: Header, indices: list[int], form: str) -> bytes:
@@ -361,9 +302,11 @@ def _data(source: TokFile, form: str) -> bytes:
     raise UsageError(f"expected the bytes of a file, its path or an open binary file; found {type(source).__name__}")
 
 
-def _unpack_bare(
-    data: bytes, info: ModelInfo, size: tuple[int, int], grid: Grid, options: DecodeOptions, limits: Limits
-) -> tuple[Header, list[int]]:
+def _unpack_bare(data: bytes, info: ModelInfo, options: DecodeOptions, limits: Limits) -> tuple[Header, list[int]]:
+    from titokc import tiling
+
+    size = options.size or (info.side, info.side)
+    grid = tiling.parse_grid(options.tiles, size, info.side)
     unpack = payload.unpack_bare if options.form == "bare" else payload.unpack_text
     indices = unpack(data, info.bits, partial=options.partial, limits=limits)
     tiles = grid[0] * grid[1]
@@ -374,7 +317,7 @@ def _unpack_bare(
     if not fewest <= tokens <= info.max_tokens:
         expected = f"{fewest}..{info.max_tokens}" if info.nested else f"{fewest}"
         raise UsageError(f"{len(data)} bytes are {tokens} tokens a tile, expected {expected} for {info.name}")
-    return _header(info, size, grid, tokens), indices[: tokens * tiles]
+    return header_of(info, size, grid, tokens), indices[: tokens * tiles]
 
 
 def _fits(header: Header, info: ModelInfo) -> bool:

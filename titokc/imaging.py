@@ -9,14 +9,14 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 
 from titokc.container import MAGIC
-from titokc.errors import InputError, LimitExceededError, UsageError
+from titokc.errors import InputError, UsageError
 from titokc.files import reason
 from titokc.limits import DEFAULT_LIMITS, Limits
 
@@ -99,7 +99,7 @@ def to_rgb(image: Image.Image, *, background: Background = "white", limits: Limi
     browsers do), 16-bit samples are rounded to 8, and transparency is laid over `background` (a Pillow colour).
     """
     backdrop = _colour(background)
-    check_limits(image.size, limits)
+    limits.check(image.size)
     try:
         image = _upright(image)
         colour, alpha = _split_alpha(_to_8_bits(image))
@@ -146,19 +146,6 @@ def writer(suffix: str) -> tuple[str, dict[str, object]]:
         ) from None
 
 
-def check_limits(size: tuple[int, int], limits: Limits) -> None:
-    """Raises LimitExceededError for a picture that `limits` do not allow, before anything is allocated for it."""
-    width, height = size
-    if width < 1 or height < 1:
-        raise InputError(f"a picture of {width}x{height} pixels has no pixels")
-    if width * height > limits.max_pixels:
-        raise LimitExceededError(
-            f"{width}x{height} is {width * height} pixels, the limit is {limits.max_pixels}", "max_pixels"
-        )
-    if max(width, height) > limits.max_side:
-        raise LimitExceededError(f"{width}x{height}: the limit is {limits.max_side} pixels a side", "max_side")
-
-
 def _decode(
     stream: BinaryIO, background: Background, limits: Limits, at_least: int | None, notes: list[str]
 ) -> Image.Image:
@@ -171,12 +158,13 @@ def _decode(
         raise InputError(f"not a readable picture: {_one_line(error)}") from error
     with image:
         if at_least:
-            check_limits(image.size, limits)
+            limits.check(image.size)
             image.draft(None, (at_least, at_least))
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "MPO":
-            notes.append(f"the first of {frames} {'pages' if image.format == 'TIFF' else 'frames'}")
-        return to_rgb(image, background=background, limits=limits)
+        picture = to_rgb(image, background=background, limits=limits)
+        with suppress(*DECODER_ERRORS):  # later frames may be damaged
+            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+                notes.append(f"the first of {frames} {'pages' if image.format == 'TIFF' else 'frames'}")
+        return picture
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from titokc.errors import InputError, LimitExceededError
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -10,6 +12,18 @@ class Limits:
     max_pixels: int = 89_478_485
     max_side: int = 16_384
     max_indices: int = 1 << 20
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Raises LimitExceededError for a picture (width, height) that is too large, InputError for an empty one."""
+        width, height = size
+        if width < 1 or height < 1:
+            raise InputError(f"a picture of {width}x{height} pixels has no pixels")
+        if width * height > self.max_pixels:
+            raise LimitExceededError(
+                f"{width}x{height} is {width * height} pixels, the limit is {self.max_pixels}", "max_pixels"
+            )
+        if max(width, height) > self.max_side:
+            raise LimitExceededError(f"{width}x{height}: the limit is {self.max_side} pixels a side", "max_side")
 
 
 DEFAULT_LIMITS = Limits()

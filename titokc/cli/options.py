@@ -1,5 +1,6 @@
 """Options that several verbs share, and the types of their values: what can be refused before any file is read is."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -34,6 +35,8 @@ class BatchOptions:
 
     def codec(self, model: str | None) -> Codec:
         """The codec that these options ask for; nothing is loaded yet."""
+        # Read when NumPy is imported, for the light engine: it shares tiles out among threads, not products.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         return Codec(
             model,
             device=self.device,

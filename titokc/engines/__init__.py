@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from titokc.errors import UsageError
+from titokc.errors import ModelNotFoundError, UsageError
 from titokc.weights.places import locate
 
 if TYPE_CHECKING:
@@ -46,7 +46,14 @@ def open(
             return light.load(files, threads)
     if engine == "light":
         raise UsageError("engine 'light' runs nano from its files, in float32 and on the CPU: expected auto or torch")
-    from titokc.engines.torch import TorchEngine, load
+    try:
+        from titokc.engines.torch import TorchEngine, load
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ModelNotFoundError(
+            f"only nano runs without torch, in float32 on the CPU; for {model}: pip install 'titokc[torch]'"
+        ) from error
 
     tokenizer = load(model, device) if isinstance(model, (str, os.PathLike)) else model
     return TorchEngine(tokenizer, dtype=dtype, batch_size=batch_size, threads=threads)

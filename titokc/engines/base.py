@@ -45,10 +45,8 @@ class ModelInfo:
     def check_tokens(self, tokens: int | None) -> None:
         """UsageError for a number of tokens per tile that the model does not make."""
         if tokens is not None and not self.min_tokens <= tokens <= self.max_tokens:
-            fewest, most = self.min_tokens, self.max_tokens
-            raise UsageError(
-                f"{tokens} tokens: {self.name} makes {fewest if fewest == most else f'{fewest} to {most}'}"
-            )
+            expected = f"{self.min_tokens} to {self.max_tokens}" if self.nested else f"{self.max_tokens}"
+            raise UsageError(f"{tokens} tokens: {self.name} makes {expected}")
 
 
 class Engine(Protocol):
