@@ -17,7 +17,7 @@ SETS := fid-768-stand-in,kid-768-stand-in,smooth,busy
 METRIC_WEIGHTS ?= $(TITOKC_WEIGHTS_DIR)
 TITOKC_BENCH := $(BIN)/python -m titokc bench $(if $(METRIC_WEIGHTS),--metric-weights $(METRIC_WEIGHTS))
 
-.PHONY: demo test slow-test lint fuzz bench folders $(RUNS) clean
+.PHONY: demo test slow-test lint fuzz release-check bench folders $(RUNS) clean
 
 demo: $(VENV)/.core
 	$(BIN)/python bench/demo.py $(PHOTO) -o demo
@@ -32,6 +32,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Of what is committed; downloads nothing.
+release-check: $(VENV)/.dev
+	$(BIN)/python .ci/release_check.py
 
 # Half a minute each; coverage-guided where atheris can be installed.
 fuzz: $(VENV)/.dev
