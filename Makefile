@@ -1,4 +1,4 @@
-# make demo: install, then encode and decode a photo. make test: lint, types and tests.
+# make demo: install (without torch), then encode and decode a photo. make test: lint, types and tests.
 # make bench KODAK=folder VAL=folder VAL_1K=archive METRIC_WEIGHTS=folder: every published number.
 PYTHON ?= python3
 VENV ?= .venv
@@ -78,23 +78,27 @@ val-1k:
 kodak-beside:
 	$(TITOKC_BENCH) $(KODAK) --crop none --bytes 285,530 --codecs nano,webp,avif,jpegxl --metrics $(PAIRWISE) -o $(REPORTS)/$@
 
-# torch and torchvision only work as a pair of one origin: from PyTorch's CPU index (200 MB) where there is no NVIDIA GPU
-# and it can be reached, else from PyPI.
+# What encodes and decodes: no torch.
 $(VENV)/.core: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+# torch and torchvision only work as a pair of one origin: from PyTorch's CPU index (200 MB) where there is no NVIDIA GPU
+# and it can be reached, else from PyPI.
+$(VENV)/.torch: $(VENV)/.core
 	if ! nvidia-smi >/dev/null 2>&1 && $(BIN)/python -c "$(REACHED)" 2>/dev/null; \
 	then $(BIN)/pip install --quiet --index-url $(TORCH_INDEX) torch torchvision; \
 	else $(BIN)/pip install --quiet torch==2.14.1 torchvision==0.29.1; fi
-	$(BIN)/pip install --quiet --editable ".[bench]"
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.core
+$(VENV)/.dev: $(VENV)/.torch
 	$(BIN)/pip install --quiet --editable ".[bench,metrics,train,hub,dev]"
 	touch $@
 
 # The plugin for JPEG XL is under the GPL: a tool of the benchmark, no dependency of the package.
-$(VENV)/.bench: $(VENV)/.core
-	$(BIN)/pip install --quiet pillow-jxl-plugin
+$(VENV)/.bench: $(VENV)/.torch
+	$(BIN)/pip install --quiet --editable ".[bench,metrics]" pillow-jxl-plugin
 	touch $@
 
 clean:
