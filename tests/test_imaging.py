@@ -131,8 +131,9 @@ def test_transparent_palette_and_colour_key():
 
 
 def test_unknown_background_is_a_usage_error():
-    with pytest.raises(UsageError, match="no colour"):
-        imaging.to_rgb(Image.new("RGBA", (2, 2)), background="bluish")
+    for background in ("bluish", 3, (1, 2), None):
+        with pytest.raises(UsageError, match="no colour"):
+            imaging.to_rgb(Image.new("RGBA", (2, 2)), background=background)
 
 
 def corners(picture):
@@ -329,6 +330,28 @@ def test_other_outputs_are_usage_errors(photo, suffix):
         imaging.picture_bytes(photo(), suffix)
 
 
-def test_what_a_format_cannot_hold_is_a_usage_error():
-    with pytest.raises(UsageError, match="17000x1 picture cannot be written as WEBP"):
-        imaging.picture_bytes(Image.new("RGB", (17_000, 1)), ".webp")
+@pytest.mark.parametrize(
+    ("size", "suffix", "message"),
+    [
+        ((17_000, 1), ".webp", "17000x1 picture cannot be written as WEBP: its sides are at most 16,383 pixels"),
+        ((70_000, 2), ".jpg", "70000x2 picture cannot be written as JPEG: its sides are at most 65,535 pixels"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_a_usage_error(size, suffix, message):
+    with pytest.raises(UsageError, match=message):
+        imaging.picture_bytes(Image.new("RGB", size), suffix)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        (np.zeros((4, 4, 3), np.uint8), "numpy.ndarray: Image.fromarray makes one"),
+        (None, "NoneType"),
+        ([b""], "list"),
+        (3, "int"),
+        (io.StringIO("P3 1 1 255 0 0 0"), "_io.StringIO"),
+    ],
+)
+def test_what_is_no_picture_file_at_all_is_a_usage_error(source, found):
+    with pytest.raises(UsageError, match=f"expected a Pillow image, a path, bytes or a binary file; found {found}$"):
+        imaging.read(source)

@@ -81,11 +81,58 @@ def test_open_from_memory_and_closed_files(tok):
 
 
 def test_damaged_files_say_what_is_wrong(tok):
+    """To those who catch Pillow's errors (UnidentifiedImageError, OSError) as well as titokc's."""
     data = tok.read_bytes()
-    with pytest.raises(titokc.ContainerError, match="checksum"):
-        Image.open(io.BytesIO(data[:-1] + bytes([data[-1] ^ 1])))
+    for kind in (titokc.ContainerError, UnidentifiedImageError, OSError):
+        for damaged, message in ((data[:-1] + bytes([data[-1] ^ 1]), "checksum"), (data[:9], "cut|short|byte")):
+            with pytest.raises(kind, match=message):
+                Image.open(io.BytesIO(damaged))
     with pytest.raises(UnidentifiedImageError):
         Image.open(io.BytesIO(b"\xf5to" + data[4:]))
+
+
+def test_without_its_model_loading_is_an_oserror(tok, monkeypatch):
+    def missing(*_, **__):
+        raise titokc.ModelNotFoundError("nano: not here")
+
+    codec_module._shared.cache_clear()
+    monkeypatch.setattr("titokc.engines.open", missing)
+    for kind in (OSError, titokc.TitokcError):
+        image = Image.open(tok)
+        with pytest.raises(kind, match="nano: not here"):
+            image.load()
+
+
+@pytest.mark.filterwarnings("error")
+def test_loaded_images_hold_no_file_open(tok, tmp_path):
+    folder = Path("/proc/self/fd")
+    images = [Image.open(tok) for _ in range(30)]
+    for image in images:
+        image.load()
+    assert all(image.fp is None for image in images)
+    if folder.exists():
+        assert tok not in {link.readlink() for link in folder.iterdir() if link.is_symlink()}
+    with tok.open("rb") as stream:
+        Image.open(stream).load()
+        assert not stream.closed  # the caller's own
+    with Image.open(tok) as image:
+        image.load()
+    image.save(tmp_path / "again.png")
+    image.close()
+
+
+def test_options_of_other_formats_are_ignored_in_saving(photo):
+    out = io.BytesIO()
+    others = {"quality": 80, "optimize": True, "progressive": True, "dpi": (72, 72), "exif": b"", "icc_profile": b""}
+    photo().save(out, "TOK", tokens=40, **others)
+    assert out.getvalue() == titokc.encode(photo(), tokens=40)
+
+
+@pytest.mark.parametrize("option", [{"form": "base64"}, {"return_errors": True}, {"details": True}])
+def test_what_makes_no_tok_file_is_refused_in_saving(photo, tmp_path, option):
+    with pytest.raises(titokc.UsageError, match=f"{next(iter(option))} is no option of saving"):
+        photo().save(tmp_path / "y.tok", **option)
+    assert not (tmp_path / "y.tok").exists()
 
 
 def test_size_without_a_model(tok):

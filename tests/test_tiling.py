@@ -130,3 +130,9 @@ def test_candidates_are_few_distinct_and_within_the_budget(width, height, a, b):
         assert rows <= height
         assert columns <= width
         assert rows * columns <= most
+
+
+@pytest.mark.parametrize("tiles", [5, (1,), (1, 2, 3), ("1", "2"), b"1x2"])
+def test_what_is_no_grid_is_a_usage_error(tiles):
+    with pytest.raises(UsageError, match=r"expected \(rows, columns\), "):
+        tiling.parse_grid(tiles, (96, 64), 32)

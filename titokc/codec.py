@@ -6,6 +6,7 @@ the bytes. Engines are opened when the first picture needs one, so that what can
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -297,7 +298,7 @@ def _data(source: TokFile, form: str) -> bytes:
         return source.encode("utf-8", "replace")
     if isinstance(source, (str, os.PathLike)):
         return read_bytes(source, MAX_FILE_SIZE)
-    if hasattr(source, "read"):
+    if hasattr(source, "read") and not isinstance(source, io.TextIOBase):
         return source.read(MAX_FILE_SIZE + 1)
     raise UsageError(f"expected the bytes of a file, its path or an open binary file; found {type(source).__name__}")
 

@@ -37,6 +37,7 @@ _WRITERS: dict[str, tuple[str, dict[str, object]]] = {
     ".ppm": ("PPM", {}),
     ".avif": ("AVIF", {"quality": 95, "subsampling": "4:4:4"}),
 }
+_LONGEST_SIDE = {"JPEG": 65_535, "WEBP": 16_383, "AVIF": 65_536}
 _CAP_LOCK = threading.Lock()
 # What Pillow's decoders are known to raise on damaged data, besides OSError.
 DECODER_ERRORS = (
@@ -85,7 +86,7 @@ def read(
                 return _decode(stream, background, limits, at_least, notes)
         except OSError as error:
             raise InputError(f"cannot be read: {reason(error)}") from error
-    if not hasattr(source, "read"):
+    if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
         kind = f"{type(source).__module__}.{type(source).__name__}".removeprefix("builtins.")
         hint = ": Image.fromarray makes one" if hasattr(source, "__array_interface__") else ""
         raise UsageError(f"expected a Pillow image, a path, bytes or a binary file; found {kind}{hint}")
@@ -129,10 +130,10 @@ def picture_bytes(image: Image.Image, suffix: str) -> bytes:
     out = io.BytesIO()
     try:
         image.save(out, name, **settings)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"a {image.width}x{image.height} picture cannot be written as {name}: {_one_line(error)}"
-        ) from error
+    except (OSError, ValueError, RuntimeError, struct.error) as error:
+        longest = _LONGEST_SIDE.get(name, max(image.size))
+        cause = f"its sides are at most {longest:,} pixels" if max(image.size) > longest else _one_line(error)
+        raise UsageError(f"a {image.width}x{image.height} picture cannot be written as {name}: {cause}") from error
     return out.getvalue()
 
 
@@ -192,8 +193,10 @@ def _unidentified(stream: BinaryIO) -> str:
 
 
 def _colour(background: Background) -> tuple[int, ...]:
-    if not isinstance(background, str):
+    if isinstance(background, (tuple, list)) and len(background) == 3:
         return tuple(background)
+    if not isinstance(background, str):
+        raise UsageError(f"background {background!r} is no colour: expected a name, #rrggbb or (r, g, b)")
     try:
         return ImageColor.getrgb(background)[:3]
     except ValueError:

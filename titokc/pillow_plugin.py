@@ -1,22 +1,36 @@
 """Pillow reads and writes `.tok` files after `import titokc.pillow_plugin`, as it does with other plugin packages.
 
     Image.open("photo.tok")                                   # size and mode without a model; pixels when needed
-    image.save("photo.tok", tokens=64, tiles="auto")          # options of Codec.encode_many, and model, device
+    image.save("photo.tok", tokens=64, tiles="auto")          # options of titokc.encode; what other formats have
+                                                              # (quality, dpi, exif, ...) is ignored
 
 Importing registers; a plain `import titokc` does not, because it leaves Pillow alone. `titokc.codec` does the work.
 """
 
 from typing import IO, Any
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from titokc.container import MAGIC, MAX_FILE_SIZE, MIME_TYPE, SUFFIX, read_header
+from titokc.errors import ContainerError, TitokcError, UsageError
 
 FORMAT = "TOK"
+SAVE_OPTIONS = ("tokens", "tiles", "target_size", "effort", "background", "model", "device")
+# Options of `titokc.encode` and `encode_many` whose results are no .tok file.
+_NO_FILES = ("form", "details", "return_errors")
+
+
+class DamagedTokError(UnidentifiedImageError, ContainerError):
+    """A `.tok` file that cannot be opened, for those who catch Pillow's errors and for those who catch titokc's."""
+
+
+class TokLoadError(OSError, TitokcError):
+    """A `.tok` file whose pixels cannot be made, such as for want of its model."""
 
 
 class TokImageFile(ImageFile.ImageFile):
-    """An RGB image whose pixels are decoded when they are first needed. Raises `titokc.ContainerError` when damaged."""
+    """An RGB image whose pixels are decoded when they are first needed. Raises DamagedTokError, and TokLoadError when
+    it is loaded."""
 
     format = FORMAT
     format_description = "titokc image tokens"
@@ -24,7 +38,10 @@ class TokImageFile(ImageFile.ImageFile):
     def _open(self) -> None:
         assert self.fp is not None
         self._data = self.fp.read(MAX_FILE_SIZE + 1)
-        header = read_header(self._data)
+        try:
+            header = read_header(self._data)
+        except TitokcError as error:
+            raise DamagedTokError(str(error)) from error
         self._size = (header.width, header.height)
         self._mode = "RGB"
         self.info = {"model": header.model, "tokens_per_tile": header.tokens_per_tile}
@@ -33,7 +50,13 @@ class TokImageFile(ImageFile.ImageFile):
         if self._im is None:
             from titokc.codec import decode
 
-            self.im = decode(self._data).im
+            try:
+                self.im = decode(self._data).im
+            except TitokcError as error:
+                raise TokLoadError(str(error)) from error
+            if self._exclusive_fp:
+                self._close_fp()
+            self.fp = None
         return super().load()
 
 
@@ -44,7 +67,10 @@ def _is_tok(prefix: bytes) -> bool:
 def _save(image: Image.Image, stream: IO[bytes], _filename: str | bytes) -> None:
     from titokc.codec import encode
 
-    stream.write(encode(image, **image.encoderinfo))
+    given = image.encoderinfo
+    if refused := [name for name in _NO_FILES if name in given]:
+        raise UsageError(f"{refused[0]} is no option of saving: titokc.encode has it")
+    stream.write(encode(image, **{name: given[name] for name in SAVE_OPTIONS if name in given}))
 
 
 Image.register_open(FORMAT, TokImageFile, _is_tok)

@@ -35,8 +35,10 @@ def parse_grid(text: str | Grid, size: tuple[int, int], side: int) -> Grid:
         if not match:
             raise UsageError(f"tiles {text!r}: expected ROWSxCOLUMNS, such as 2x3, or auto")
         rows, columns = int(match[1]), int(match[2])
-    else:
+    elif isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(number, int) for number in text):
         rows, columns = text
+    else:
+        raise UsageError(f'tiles {text!r}: expected (rows, columns), "RxC" or "auto"')
     if not (1 <= rows <= MAX_GRID and 1 <= columns <= MAX_GRID):
         raise UsageError(f"tiles {rows}x{columns}: expected 1 to {MAX_GRID} rows and columns")
     width, height = size
