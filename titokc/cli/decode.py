@@ -32,6 +32,12 @@ WRITTEN = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", 
 @output_option("File, folder, or - (PNG on stdout).")
 @click.option("--model", metavar="NAME|PATH", help="Refuse files of any other model. [default: the one the file names]")
 @click.option("--size", metavar="WxH", type=Size(), help="Size of the result in pixels. [default: the original's]")
+@click.option(
+    "--look",
+    metavar="LOOK",
+    default="",
+    help="faithful (nearest to the original) or natural (with invented texture). [default: faithful]",
+)
 @click.option("--partial", is_flag=True, help="Decode what is there of a file that was cut short.")
 @click.option("--bare", is_flag=True, help="IN is a payload without header, of --model (default: nano).")
 @click.option("--base64", is_flag=True, help="IN is such a payload as base64url text.")
@@ -44,6 +50,7 @@ def decode(
     output: str | None,
     model: str | None,
     size: tuple[int, int] | None,
+    look: str,
     partial: bool,
     bare: bool,
     base64: bool,
@@ -64,7 +71,7 @@ def decode(
 
     def convert(sources: list[Path | bytes]) -> Iterator[Any]:
         return codec.decode_many(
-            sources, size=size, partial=partial, form=form, tiles=tiles, details=True, return_errors=True
+            sources, size=size, look=look, partial=partial, form=form, tiles=tiles, details=True, return_errors=True
         )
 
     def to_bytes(decoded: Decoded, task: Task) -> bytes:

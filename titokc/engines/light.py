@@ -23,6 +23,7 @@ from titokc.ids import KNOWN_MODELS
 from titokc.models import EMBEDDED, EMBEDDED_FILE
 from titokc.models.nano.code_numpy import Code, check, tensors_of
 from titokc.models.nano.config import CODE_VERSION, NanoConfig
+from titokc.models.nano.natural_numpy import Generator
 from titokc.models.nano.numpy import Decoder, Transform, pixels, planes
 from titokc.models.nano.search import search
 from titokc.weights import arrays
@@ -31,9 +32,6 @@ from titokc.weights.places import noted
 
 if TYPE_CHECKING:
     from titokc.weights.places import ModelFiles
-
-
-LOOKS = ("faithful",)
 
 
 class LightEngine:
@@ -56,8 +54,19 @@ class LightEngine:
 
     @cached_property
     def _decoder(self) -> Decoder:
-        try:
+        with self._fitting():
             return Decoder(self._config, self._tensors, self._transform)
+
+    @cached_property
+    def _generator(self) -> Generator:
+        _ = self._decoder
+        with self._fitting():
+            return Generator(self._config, self._tensors)
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        try:
+            yield
         except (KeyError, ValueError) as error:
             raise WeightsError(f"{self.info.name}: the tensors do not fit the configuration: {error}") from error
 
@@ -70,8 +79,8 @@ class LightEngine:
     def decode(self, tokens: np.ndarray, look: str) -> np.ndarray:
         """See `Engine.decode`."""
         assert look in self.info.looks
-        _ = self._decoder
-        return self._side_by_side(self._decode, tokens)
+        _ = self._generator if look == "natural" else self._decoder  # once, not in each thread
+        return self._side_by_side(partial(self._decode, look=look), tokens)
 
     def _encode(self, tile: np.ndarray, tokens: int, effort: int) -> np.ndarray:
         picture = planes(tile)
@@ -79,8 +88,11 @@ class LightEngine:
             return self._code.assign(self._transform.analyse(picture), tokens)[0]
         return search(self._code, self._decoder, picture, self._transform.analyse(picture), tokens, effort)
 
-    def _decode(self, tokens: np.ndarray) -> np.ndarray:
-        return pixels(self._decoder(self._code.lookup(tokens), len(tokens)))
+    def _decode(self, tokens: np.ndarray, look: str) -> np.ndarray:
+        coefficients = self._code.lookup(tokens)
+        if look != "natural":
+            return pixels(self._decoder(coefficients, len(tokens)))
+        return pixels(self._generator(*self._decoder.with_features(coefficients, len(tokens)), tokens))
 
     def _side_by_side(self, work: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
         with _one_thread_a_product():
@@ -120,7 +132,7 @@ def load(files: ModelFiles, threads: int | None = None) -> LightEngine:
         max_tokens=most,
         nested=True,
         side=config.image_size,
-        looks=LOOKS,
+        looks=config.looks,
     )
     return LightEngine(config, tensors, info, threads)
 

@@ -1,7 +1,8 @@
 """Weights in one byte each: rows of 8-bit integers with a float32 scale, for models that travel inside the package.
 
 A float tensor NAME of two or more dimensions is stored as int8 NAME and float32 NAME.scale, one scale for each row
-(its last dimension); everything else is stored as it is. `titokc.weights.tensors` expands what it reads.
+of a matrix, and for each output of a convolution; everything else is stored as it is. `titokc.weights.tensors` expands
+what it reads.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ def compact(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if tensor.ndim < 2 or not tensor.is_floating_point():
             packed[name] = tensor
             continue
-        scale = (tensor.float().abs().amax(-1, keepdim=True) / 127).clamp(min=1e-30)
+        scale = (tensor.float().abs().amax(tuple(range(1, tensor.ndim)), keepdim=True) / 127).clamp(min=1e-30)
         packed[name], packed[name + SCALE] = (tensor.float() / scale).round().to(int8), scale
     return packed
 

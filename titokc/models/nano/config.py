@@ -18,7 +18,8 @@ class NanoConfig:
     """image_size: side of the pictures. thumb_size: side of what the ViT sees. coefficients: how many of the
     thumbnail's DCT can be coded. token_size: how many one token refines. hidden, refresh: of the network that chooses
     them. num_tokens, min_tokens: the longest and the shortest code. width, heads, layers: of the ViT. lap: how many
-    pixels of the thumbnail what a patch adds reaches into its neighbours."""
+    pixels of the thumbnail what a patch adds reaches into its neighbours. natural: channels of the natural look's
+    generator, 0 without one."""
 
     architecture: ClassVar[str] = "nano"
 
@@ -36,11 +37,12 @@ class NanoConfig:
     heads: int = 4
     layers: int = 10
     lap: int = 2
+    natural: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError for sizes that do not go together."""
         for name, value in asdict(self).items():
-            least = int(name != "lap")
+            least = int(name not in {"lap", "natural"})
             if type(value) is not int or not least <= value <= _LARGEST_FIELD:
                 raise ValueError(f"{name} is {value!r}, expected {least}..{_LARGEST_FIELD}")
         for whole, part in (("width", "heads"), ("thumb_size", "patch_size"), ("image_size", "thumb_size")):
@@ -48,10 +50,17 @@ class NanoConfig:
                 raise ValueError(f"{whole} {getattr(self, whole)} is no multiple of {part} {getattr(self, part)}")
         if not 0 <= self.lap <= self.patch_size // 2:
             raise ValueError(f"lap {self.lap}: expected 0 to {self.patch_size // 2}, half of a patch")
+        if self.natural % 4 or (self.natural and self.image_size % 8):
+            raise ValueError(f"natural {self.natural}: expected a multiple of 4, and sides that are one of 8")
         if self.min_tokens > self.num_tokens:
             raise ValueError(f"min_tokens {self.min_tokens} is more than num_tokens {self.num_tokens}")
         if not self.token_size <= self.coefficients <= 3 * self.thumb_size**2:
             raise ValueError(f"{self.coefficients} coefficients: expected token_size .. 3 * thumb_size^2")
+
+    @property
+    def looks(self) -> tuple[str, ...]:
+        """The ways in which it decodes, the usual one first."""
+        return ("faithful", "natural") if self.natural else ("faithful",)
 
     @property
     def patches(self) -> int:

@@ -133,6 +133,7 @@ class Decoder:
         embed = linear("embed", 3 * config.patch_size**2, width)
         self.embed = _Linear(embed.weight * np.float32(4), tensor("position", config.patches, width) + embed.bias)
         self.count_embed = linear("count_embed", WAVES, width)
+        self._norm_weight, self._norm_bias = tensor("norm.weight", width), tensor("norm.bias", width)
         self.to_thumb = linear("to_thumb", width, 3 * lapped**2, "norm", 0.1)
         detail = 3 * (lapped * config.image_size // config.thumb_size) ** 2
         self.to_detail = linear("to_detail", width, detail, "norm", 0.1)
@@ -141,10 +142,20 @@ class Decoder:
         """The picture."""
         return self.with_gradient(coefficients, tokens)[0]
 
+    def with_features(self, coefficients: np.ndarray, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """The picture, and the ViT's normalised last features [P, D]."""
+        picture, _, seen = self._decoded(coefficients, tokens)
+        return picture, seen * self._norm_weight + self._norm_bias
+
     def with_gradient(
         self, coefficients: np.ndarray, tokens: int
     ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
         """The picture, and what makes of a derivative by the picture, [3, S, S], that by the coefficients, [C]."""
+        return self._decoded(coefficients, tokens)[:2]
+
+    def _decoded(
+        self, coefficients: np.ndarray, tokens: int
+    ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray], np.ndarray]:
         config, transform = self.config, self.transform
         patch, lap, detail = config.patch_size, config.lap, config.image_size // config.thumb_size
         thumb = transform.thumbnail(coefficients)
@@ -171,7 +182,7 @@ class Decoder:
             by_thumb += _joined(by_x @ self.embed.weight, patch, 0)
             return transform.thumbnail_backward(by_thumb)
 
-        return picture, backward
+        return picture, backward, norm.values
 
 
 class _Block(NamedTuple):

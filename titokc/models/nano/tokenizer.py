@@ -20,6 +20,8 @@ from titokc.models.nano.code import AdaptiveResidualVQ
 from titokc.models.nano.config import CODE_VERSION, NanoConfig
 from titokc.models.nano.faithful import Decoder
 from titokc.models.nano.fit import fit_quantizer
+from titokc.models.nano.natural import FINE_NOISE, NATURAL, NOISE, Generator
+from titokc.models.nano.noise import noise
 from titokc.models.nano.transform import OPPONENT, dct_matrix, resize
 from titokc.models.precision import full_precision
 
@@ -52,6 +54,8 @@ class NanoTokenizer(Tokenizer):
             config.refresh,
         )
         self.decoder = Decoder(config)
+        self.looks = config.looks
+        self.natural = Generator(config.natural, config.width) if config.natural else None
         self.register_buffer("opponent", torch.tensor(OPPONENT, dtype=torch.float32), persistent=False)
         self.register_buffer("dct", dct_matrix(config.thumb_size, config.thumb_size), persistent=False)
         self.register_buffer("coded", torch.arange(config.coefficients, dtype=torch.int32))
@@ -113,7 +117,28 @@ class NanoTokenizer(Tokenizer):
         assert look in self.looks
         self.check_indices(tokens)
         counts = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
-        return self._synthesise(self.quantizer.lookup(tokens), counts, self.side)
+        coefficients = self.quantizer.lookup(tokens)
+        if look != NATURAL:
+            return self._synthesise(coefficients, counts, self.side)
+        picture, features = self.seen(coefficients, counts)
+        assert self.natural is not None
+        maps = self.natural.spread(features, self.side // 4)
+        return picture + self.natural(picture, maps, self._known(counts), *self._noise(tokens))
+
+    def seen(self, coefficients: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """What the natural look starts from: coefficients [B, C] of `counts` tokens [B] -> faithful pictures
+        [B, 3, S, S], clamped, and the ViT's features [B, P, D]."""
+        picture, features = self._seen(coefficients, counts, self.side)
+        return picture.clamp(0, 1), features
+
+    def _noise(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each picture its own: tokens [B, k] -> [B, NOISE, S/4, S/4] and [B, FINE_NOISE, S/2, S/2]."""
+        quarter, half = self.side // 4, self.side // 2
+        coarse, fine = NOISE * quarter**2, FINE_NOISE * half**2
+        drawn = torch.stack([torch.from_numpy(noise(row, coarse + fine)) for row in tokens.cpu().numpy()])
+        drawn = drawn.to(tokens.device)
+        shapes = (NOISE, quarter, quarter), (FINE_NOISE, half, half)
+        return drawn[:, :coarse].unflatten(1, shapes[0]), drawn[:, coarse:].unflatten(1, shapes[1])
 
     def reconstruct(self, images: Tensor, keep: Tensor | None = None, latents: Tensor | None = None) -> Reconstruction:
         """See `Tokenizer.reconstruct`; S is one of `training_sides`, latents are coefficients [B, C]. Only the decoder
@@ -176,13 +201,20 @@ class NanoTokenizer(Tokenizer):
 
     def _synthesise(self, coefficients: Tensor, counts: Tensor, size: int) -> Tensor:
         """Coefficients [B, C], of which the first tokens [B] are known -> float32 RGB [B, 3, size, size]."""
+        return self._seen(coefficients, counts, size)[0]
+
+    def _seen(self, coefficients: Tensor, counts: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """The same, and the ViT's normalised last features [B, P, D]."""
         thumbs = self._linear(coefficients)
-        # In float32 by name: the quotient of integers has the default type of the program around.
-        known = counts.float() / self.max_tokens
-        correction, detail = self.decoder(thumbs, known, detail=size != self.config.thumb_size)
+        features = self.decoder.features(thumbs, self._known(counts))
+        correction, detail = self.decoder.corrections(features, detail=size != self.config.thumb_size)
         with full_precision(coefficients.device):
             images = resize(thumbs + correction, size) + 0.5
-        return images if detail is None else images + detail
+        return (images if detail is None else images + detail), features
+
+    def _known(self, counts: Tensor) -> Tensor:
+        """The part of all tokens, in float32 by name: the quotient of integers has the default type of the host."""
+        return counts.float() / self.max_tokens
 
 
 def _wanted(quantised: Tensor, gradient: Tensor) -> Tensor:

@@ -1,0 +1,127 @@
+"""The natural look: the same picture of a file everywhere and every time, in both engines; a model may lack it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from titokc import engines, weights
+from titokc.codec import Codec
+from titokc.errors import UsageError, WeightsError
+from titokc.models.nano.config import NanoConfig
+from titokc.models.nano.natural import Generator
+from titokc.models.nano.natural_numpy import convolved, leaky, shuffled, unshuffled
+from titokc.models.nano.noise import noise
+from titokc.models.nano.tokenizer import NanoTokenizer
+
+CONFIG = NanoConfig(64, 32, 8, 100, 8, 2, 16, 4, 16, 2, 32, 2, 1, lap=1, natural=8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A saved model whose weights are all at work."""
+    generator = torch.Generator().manual_seed(3)
+    tokenizer = NanoTokenizer(CONFIG).eval()
+    tokenizer.coded.copy_(torch.arange(100))
+    tokenizer.quantizer.base.copy_(torch.arange(100, 0, -1).clamp(max=80))
+    tokenizer.quantizer.unit.fill_(1e-5)
+    tokenizer.quantizer.codebooks.copy_(torch.randint(-90, 90, (8, 4, 16), generator=generator))
+    for parameter in tokenizer.parameters():
+        parameter.data.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    path = tmp_path_factory.mktemp("natural") / "model"
+    weights.save(tokenizer, path, bits=8)
+    return path
+
+
+@pytest.fixture
+def tokens() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 16, (5, 6))
+
+
+def test_noise_is_that_of_splitmix64() -> None:
+    """The first values for no tokens are those of the published generator with the seed 0."""
+    published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]
+    expected = [((value >> 40) / 2**24 - 0.5) * 2 * 3**0.5 for value in published]
+    assert noise(np.array([], np.int64), 4) == pytest.approx(expected, abs=1e-6)
+
+
+def test_noise_follows_from_the_tokens_and_their_order() -> None:
+    assert noise(np.array([1, 2, 3]), 3) == pytest.approx([-1.5371958, 1.3846967, -1.2455307], abs=1e-6)
+    first, other = noise(np.array([1, 2, 3]), 50_000), noise(np.array([1, 3, 2]), 50_000)
+    assert abs(np.corrcoef(first, other)[0, 1]) < 0.02
+    assert (first.mean(), first.std()) == pytest.approx((0, 1), abs=0.02)
+    assert np.abs(first).max() <= np.float32(3**0.5)
+
+
+def test_the_parts_are_those_of_torch() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((12, 8, 16), np.float32)
+    maps = torch.from_numpy(x).permute(2, 0, 1)[None]
+
+    def back(y: torch.Tensor) -> np.ndarray:
+        return y[0].permute(1, 2, 0).numpy()
+
+    for size in (1, 3):
+        weight, bias = rng.standard_normal((5, 16, size, size), np.float32), rng.standard_normal(5, np.float32)
+        layer = weight.transpose(2, 3, 1, 0).reshape(size, size * 16, 5), bias
+        expected = F.conv2d(maps, torch.from_numpy(weight), torch.from_numpy(bias), padding=size // 2)
+        assert np.abs(convolved(x, layer) - back(expected)).max() < 1e-4
+    assert np.array_equal(unshuffled(x, 4), back(F.pixel_unshuffle(maps, 4)))
+    assert np.array_equal(shuffled(x, 2), back(F.pixel_shuffle(maps, 2)))
+    assert np.array_equal(leaky(x), back(F.leaky_relu(maps, 0.2)))
+
+
+def test_an_untrained_generator_adds_nothing() -> None:
+    generator = Generator(8, 32)
+    noise_maps = torch.randn(2, 8, 16, 16), torch.randn(2, 4, 32, 32)
+    seen = generator.spread(torch.randn(2, 16, 32), 16)
+    assert not generator(torch.rand(2, 3, 64, 64), seen, torch.ones(2), *noise_maps).any()
+
+
+def test_both_engines_make_the_same_picture(folder: Path, tokens: np.ndarray) -> None:
+    light, reference = engines.open(folder, threads=2), engines.open(folder, engine="torch")
+    assert light.info.looks == reference.info.looks == ("faithful", "natural")
+    natural = light.decode(tokens, "natural")
+    assert np.abs(natural.astype(int) - reference.decode(tokens, "natural")).max() <= 1
+    assert np.abs(natural.astype(int) - light.decode(tokens, "faithful")).mean() > 1
+
+
+def test_neither_threads_nor_company_make_a_difference(folder: Path, tokens: np.ndarray) -> None:
+    together = engines.open(folder, threads=2).decode(tokens, "natural")
+    alone = engines.open(folder, threads=1)
+    assert np.array_equal(together, np.concatenate([alone.decode(row[None], "natural") for row in tokens]))
+
+
+def test_the_code_is_that_of_a_model_without_it(folder: Path) -> None:
+    plain = NanoTokenizer(NanoConfig(**{**CONFIG.code_fields, **_sizes(CONFIG)}))
+    assert plain.looks == ("faithful",)
+    tokenizer = weights.load(folder)
+    plain.load_state_dict({n: t for n, t in tokenizer.state_dict().items() if not n.startswith("natural.")})
+    assert weights.fingerprints(plain).code == tokenizer.fingerprint
+    assert weights.fingerprints(plain).weights != tokenizer.weights_fingerprint
+
+
+def test_a_look_that_a_model_lacks_is_refused_by_name(tmp_path: Path, folder: Path) -> None:
+    codec = Codec(folder)
+    with pytest.raises(UsageError, match=r"look 'pretty': .* has faithful, natural"):
+        codec.decode(bytes(3), form="bare", partial=True, look="pretty")
+    weights.save(NanoTokenizer(NanoConfig(**{**CONFIG.code_fields, **_sizes(CONFIG)})), tmp_path / "plain")
+    with pytest.raises(UsageError, match=r"look 'natural': .* has faithful"):
+        Codec(tmp_path / "plain").decode(bytes(3), form="bare", partial=True, look="natural")
+
+
+def test_generators_that_do_not_fit_are_refused_by_name(folder: Path, tokens: np.ndarray, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    (copy / "config.json").write_text((folder / "config.json").read_text().replace('"natural": 8', '"natural": 16'))
+    with pytest.raises(WeightsError, match=r"natural\.stem\.weight is .*, expected"):
+        engines.open(copy).decode(tokens, "natural")
+
+
+def _sizes(config: NanoConfig) -> dict[str, int]:
+    return {
+        n: getattr(config, n) for n in ("image_size", "patch_size", "min_tokens", "width", "heads", "layers", "lap")
+    }
