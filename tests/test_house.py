@@ -56,7 +56,7 @@ TORCH = (
     "judge/lite0.py",
 )
 # Where it is not imported at all, inside functions neither.
-NO_TORCH = set(ALLOWED) - {"models", "weights", "engines", "judge", "train", "bench", "cli", "codec"}
+NO_TORCH = set(ALLOWED) - {"models", "weights", "engines", "judge", "train", "bench", "cli"}
 # What callers may rely on: these parameters stay, in this order where they have no *; new ones have defaults.
 PUBLIC = {
     "encode": "picture * model device",
