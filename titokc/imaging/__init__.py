@@ -1,24 +1,30 @@
 """Pictures from outside -> upright 8-bit sRGB, and pictures -> file bytes; `titokc.tiling` cuts them for the model.
 
-Pillow decodes and encodes, LittleCMS (inside Pillow) converts colours; no torch here.
+Pillow decodes and encodes, LittleCMS (inside Pillow) converts by ICC profiles; no torch here. What Pillow does not see
+to: `png` leaves out what pixels do not need, `tiff` finds the page, `colour` converts, `names` knows foreign files.
 """
+
+from __future__ import annotations
 
 import io
 import os
 import struct
-import threading
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 
 from titokc.container import MAGIC
-from titokc.errors import InputError, UsageError
+from titokc.errors import InputError, LimitExceededError, UsageError
 from titokc.files import reason
+from titokc.imaging.names import READABLE, name_of
 from titokc.limits import DEFAULT_LIMITS, Limits
+
+if TYPE_CHECKING:
+    from titokc.imaging.colour import Colours
+    from titokc.imaging.tiff import Page
 
 READABLE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF")
 READABLE_SUFFIXES = frozenset(
@@ -38,7 +44,6 @@ _WRITERS: dict[str, tuple[str, dict[str, object]]] = {
     ".avif": ("AVIF", {"quality": 95, "subsampling": "4:4:4"}),
 }
 _LONGEST_SIDE = {"JPEG": 65_535, "WEBP": 16_383, "AVIF": 65_536}
-_CAP_LOCK = threading.Lock()
 # What Pillow's decoders are known to raise on damaged data, besides OSError.
 DECODER_ERRORS = (
     OSError,
@@ -99,16 +104,24 @@ def to_rgb(image: Image.Image, *, background: Background = "white", limits: Limi
     The EXIF orientation is applied, an ICC profile converted (one that does not fit its picture is ignored, as
     browsers do), 16-bit samples are rounded to 8, and transparency is laid over `background` (a Pillow colour).
     """
+    return _to_rgb(image, background, limits, [], None)
+
+
+def _to_rgb(
+    image: Image.Image, background: Background, limits: Limits, notes: list[str], colours: Colours | None
+) -> Image.Image:
     backdrop = _colour(background)
     limits.check(image.size)
     try:
         image = _upright(image)
         colour, alpha = _split_alpha(_to_8_bits(image))
-        colour = _to_srgb(colour, image.info.get("icc_profile"))
+        colour = _to_srgb(colour, image.info.get("icc_profile"), colours, notes)
     except DECODER_ERRORS as error:
         raise InputError(f"not a readable picture: {_one_line(error)}") from error
     if alpha is None:
         return colour
+    if alpha.getextrema() == (0, 0):
+        notes.append("transparent everywhere: nothing but background")
     canvas = Image.new("RGB", colour.size, backdrop)
     canvas.paste(colour, mask=alpha)
     return canvas
@@ -150,46 +163,142 @@ def writer(suffix: str) -> tuple[str, dict[str, object]]:
 def _decode(
     stream: BinaryIO, background: Background, limits: Limits, at_least: int | None, notes: list[str]
 ) -> Image.Image:
+    from titokc.imaging import png, tiff
+
+    colours, pages, number = None, [], 0
     try:
-        with _pillows_cap_off():
-            image = Image.open(stream, formats=READABLE_FORMATS)
-    except UnidentifiedImageError as error:
-        raise InputError(_unidentified(stream)) from error
+        stream, start = _start(stream)
+        if start.startswith(png.MAGIC):
+            found = png.read(stream, limits)
+            notes += found.notes
+            colours = found.colours
+            image = _opened(io.BytesIO(found.data), start)
+            image.info["icc_profile"] = found.profile
+        else:
+            pages = tiff.pages(stream)
+            number = tiff.picture_of(pages)
+            if tiff.is_raw(pages, start):
+                width, height = pages[number].size
+                raise InputError(
+                    f"a camera raw picture, of which only a preview ({width}x{height}) is read: convert it first"
+                )
+            image = _opened(stream, start)
+            if number:
+                image.seek(number)
+    except (UnidentifiedImageError, EOFError) as error:
+        raise InputError(_unidentified(start, pages[number : number + 1])) from error
+    except Image.DecompressionBombError as error:
+        raise LimitExceededError("more pixels than Pillow reads of this format") from error
     except DECODER_ERRORS as error:
         raise InputError(f"not a readable picture: {_one_line(error)}") from error
     with image:
+        limits.check(image.size)
         if at_least:
-            limits.check(image.size)
             image.draft(None, (at_least, at_least))
-        picture = to_rgb(image, background=background, limits=limits)
-        with suppress(*DECODER_ERRORS):  # later frames may be damaged
-            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
-                notes.append(f"the first of {frames} {'pages' if image.format == 'TIFF' else 'frames'}")
-        return picture
-
-
-@contextmanager
-def _pillows_cap_off() -> Iterator[None]:
-    """Opening a picture allocates nothing for its pixels; `check_limits` comes before anything that does."""
-    with _CAP_LOCK:
-        cap, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = cap
+            picture: Image.Image = _loaded(image, stream, notes)
+            if pages:
+                picture = _scaled(picture, pages[number])
+        except DECODER_ERRORS as error:
+            raise InputError(f"not a readable picture: {_one_line(error)}") from error
+        if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+            picture = image.convert("RGB")  # an alpha channel that nobody filled
+        if image.format == "AVIF":
+            colours = _colours_of_avif(stream)
+        frames = len(pages) if pages else 1
+        if start.startswith(png.MAGIC):
+            frames = found.frames
+        elif not pages and image.format != "MPO":
+            with suppress(*DECODER_ERRORS):  # later frames may be damaged
+                frames = getattr(image, "n_frames", 1)
+        if number:
+            width, height = pages[0].size
+            notes.append(f"page {number + 1} of {frames}: the first is a small copy ({width}x{height})")
+        elif frames > 1:
+            notes.append(f"the first of {frames} {'pages' if pages else 'frames'}")
+        return _to_rgb(picture, background, limits, notes, colours)
 
 
-def _unidentified(stream: BinaryIO) -> str:
+def _start(stream: BinaryIO) -> tuple[BinaryIO, bytes]:
+    """A stream that can be read anew, and its first bytes."""
     try:
         stream.seek(0)
-        start = stream.read(len(MAGIC))
+    except (AttributeError, io.UnsupportedOperation):
+        stream = io.BytesIO(stream.read())
+    start = stream.read(16)
+    stream.seek(0)
+    return stream, start
+
+
+def _opened(stream: BinaryIO, start: bytes) -> ImageFile.ImageFile:
+    """What Image.open does, but for its guard against too many pixels, which is the same for a whole process:
+    opening allocates nothing for pixels, and `Limits.check` comes before anything that does."""
+    Image.preinit()
+    for name in READABLE_FORMATS:
+        if name not in Image.OPEN:
+            Image.init()
+        factory, accept = Image.OPEN.get(name, (None, None))
+        if factory is None or (accept is not None and accept(start) is not True):
+            continue
+        with suppress(SyntaxError, IndexError, TypeError, struct.error):
+            stream.seek(0)
+            return factory(stream, "")
+    raise UnidentifiedImageError
+
+
+def _loaded(image: ImageFile.ImageFile, stream: BinaryIO, notes: list[str]) -> ImageFile.ImageFile:
+    """The image with its pixels; also of a JPEG file that lacks nothing but the marker of its end."""
+    try:
+        image.load()
+        return image
     except OSError:
-        start = b"?"
+        if image.format != "JPEG":
+            raise
+        scale, loaded = image.size, []
+        stream.seek(0)
+        data = stream.read().rstrip(b"\xff")
+        # If all pixels are there, it makes no difference what follows them.
+        for more in (b"", b"\x55" * 64, b"\xa9" * 64):
+            again = _opened(io.BytesIO(data + more + b"\xff\xd9"), data[:16])
+            again.draft(None, scale)
+            again.load()
+            loaded.append(again)
+        if any(again.tobytes() != loaded[0].tobytes() for again in loaded):
+            raise
+        notes.append("a JPEG file without its end: all pixels are there")
+        return loaded[0]
+
+
+def _scaled(image: Image.Image, page: Page) -> Image.Image:
+    """Grey of 9 to 16 bits in a TIFF file: whose largest sample, and whether that is black, only its tags say."""
+    if not image.mode.startswith("I;16") or not (page.white < 65_535 or page.is_negative):
+        return image
+    grey = _to_8_bits(image, page.white)
+    result = ImageOps.invert(grey) if page.is_negative else grey
+    result.info = image.info
+    return result
+
+
+def _colours_of_avif(stream: BinaryIO) -> Colours | None:
+    """As its nclx box says, if it has one."""
+    from titokc.imaging import colour
+
+    stream.seek(0)
+    head = stream.read(1 << 16)
+    at = head.find(b"colrnclx")
+    return colour.from_code_points(*struct.unpack_from(">HH", head, at + 8)) if 0 <= at <= len(head) - 12 else None
+
+
+def _unidentified(start: bytes, pages: list[Page]) -> str:
     if not start:
         return "the file is empty"
-    if start == MAGIC:
+    if start.startswith(MAGIC):
         return "already a .tok file"
-    return "not a PNG, JPEG, WebP, TIFF, BMP, PPM, GIF or AVIF picture, or too damaged to be known as one"
+    if name := name_of(start):
+        return f"{name}: convert it first"
+    if pages and pages[0].pixels:
+        return f"{pages[0].samples()} are not read: convert this TIFF picture to 8 or 16 bits"
+    return f"not a {READABLE} picture, or too damaged to be known as one"
 
 
 def _colour(background: Background) -> tuple[int, ...]:
@@ -212,8 +321,8 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits (modes I;16* and I) and of floats in 0..1 (mode F) -> mode L, rounded to nearest."""
+def _to_8_bits(image: Image.Image, white: int = 65_535) -> Image.Image:
+    """Grey of up to 16 bits (modes I;16* and I) and of floats in 0..1 (mode F) -> mode L, rounded to nearest."""
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
     import numpy as np
@@ -223,9 +332,9 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         if not (samples.min() >= 0 and samples.max() <= 1):
             raise ValueError("floating-point samples outside 0..1")
         return Image.fromarray(np.rint(samples * 255).astype(np.uint8))
-    if samples.min() < 0 or samples.max() > 65_535:
-        raise ValueError("integer samples outside 0..65535")
-    return Image.fromarray(((samples.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8))
+    if samples.min() < 0 or samples.max() > white:
+        raise ValueError(f"integer samples outside 0..{white}")
+    return Image.fromarray(((samples.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8))
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -242,7 +351,7 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     return (image if image.mode in {"L", "RGB", "CMYK", "LAB"} else image.convert("RGB")), None
 
 
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+def _to_srgb(image: Image.Image, profile: bytes | None, colours: Colours | None, notes: list[str]) -> Image.Image:
     if profile:
         try:
             converted = ImageCms.profileToProfile(image, io.BytesIO(profile), _SRGB, outputMode="RGB")
@@ -250,6 +359,13 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             converted = None
         if converted is not None:
             return converted
+        notes.append("a colour profile that does not fit: ignored")
+    elif colours is not None and not colours.is_srgb and image.mode in {"L", "RGB"}:
+        from titokc.imaging.colour import to_srgb
+
+        if colours.transfer in {"pq", "hlg"}:
+            notes.append(f"high dynamic range ({colours.transfer}): what is brighter than paper (203 cd/m2) is white")
+        return to_srgb(image, colours)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
