@@ -13,6 +13,7 @@ from titokc.train.recipes.schema import from_json, override, to_json
 def test_there_are_these_presets():
     assert NAMES == (
         "nano",
+        "nano-natural",
         "titok-s-128-single",
         "titok-s-128-stage1",
         "titok-s-128-stage2",
@@ -23,7 +24,9 @@ def test_there_are_these_presets():
         "titok-l-32-stage1",
         "titok-l-32-stage2",
     )
-    with pytest.raises(UsageError, match="'titok-b-65-single' is not known; there are nano, titok-s-128-single"):
+    with pytest.raises(
+        UsageError, match="'titok-b-65-single' is not known; there are nano, nano-natural, titok-s-128-single"
+    ):
         named("titok-b-65-single")
 
 

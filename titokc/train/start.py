@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -71,7 +72,8 @@ def start(
     with group.joined():
         tokenizer = build(recipe).to(place)
         if initial is not None:
-            checkpoint.fill(tokenizer, initial.state_dict(), Path(init_from or ""))
+            added = {n: tensor for n, tensor in tokenizer.state_dict().items() if n.partition(".")[0] in recipe.adds}
+            checkpoint.fill(tokenizer, added | initial.state_dict(), Path(init_from or ""))
         schema.check(recipe, tokenizer)
         setup = Setup(place, group, proxy)
         begin = [objectives.begin(phase.objective, setup) if phase.share else None for phase in recipe.phases]
@@ -136,7 +138,9 @@ def choose_recipe(
     if initial is not None:
         if type(initial.config) is not type(recipe.model):
             raise UsageError(f"the recipe {name} trains another kind of model than the {initial.name} of --init-from")
-        recipe = replace(recipe, model=initial.config)
+        config: Any = initial.config
+        lacking = {part: getattr(recipe.model, part) for part in recipe.adds if not getattr(config, part)}
+        recipe = replace(recipe, model=replace(config, **lacking))
     recipe = schema.override(recipe, settings)
     if recipe.needs_weights and initial is None:
         raise UsageError(f"the recipe {name} starts from trained weights: give them with --init-from")

@@ -3,11 +3,13 @@
 from typing import Any
 
 from titokc.train.objectives.interface import Objective, Setup
+from titokc.train.objectives.natural import Natural, NaturalObjective
 from titokc.train.objectives.pixels import PixelObjective, Pixels
 from titokc.train.objectives.proxy import Proxy, ProxyObjective
 
 # As recipe.json calls it -> its settings, its objective.
 TABLE: dict[str, tuple[type[Any], type[Objective[Any]]]] = {
+    "natural": (Natural, NaturalObjective),
     "pixels": (Pixels, PixelObjective),
     "proxy": (Proxy, ProxyObjective),
 }

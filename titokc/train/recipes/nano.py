@@ -1,8 +1,10 @@
-"""nano's recipe: nano-1 was made by it (bench/LOG.md has the course of its training)."""
+"""nano's recipes: nano-1 was made by them, its tokens and faithful decoder by the first, its natural look by the second
+(bench/LOG.md has the course of their training)."""
 
 from dataclasses import replace
 
 from titokc.models.nano.config import NanoConfig
+from titokc.train.objectives.natural import Natural
 from titokc.train.objectives.pixels import Pixels
 from titokc.train.recipes.schema import Phase, Recipe, View
 
@@ -31,4 +33,22 @@ def _nano() -> Recipe:
     )
 
 
-RECIPES = {"nano": _nano}
+def _natural() -> Recipe:
+    view = View(side=256, batch_size=2, min_scale=0.75, jitter=0.0)
+    return Recipe(
+        name="nano-natural",
+        model=NanoConfig(natural=64),
+        minutes=360,
+        needs_weights=True,
+        adds=("natural",),
+        muon=False,
+        betas=(0.0, 0.99),
+        ema_decay=0.998,
+        final_lr=1.0,
+        val_images=40,
+        val_minutes=30.0,
+        phases=(Phase("natural", 1.0, (view,), Natural(), lr=4e-4, warmup=200, trainable=("natural.",)),),
+    )
+
+
+RECIPES = {"nano": _nano, "nano-natural": _natural}
