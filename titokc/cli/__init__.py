@@ -4,6 +4,7 @@ Each verb is a click command of its own name in the module of this package that 
 """
 
 import os
+import signal
 import sys
 import warnings
 from contextlib import suppress
@@ -66,12 +67,13 @@ class Verbs(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         try:
+            _note_interrupts()
             code = super().main(*args, **{**extra, "standalone_mode": False})
             code = code if isinstance(code, int) else 0
             if sys.stdout is not None:
                 sys.stdout.flush()
         except _VerbError as failure:
-            code = _explain(failure.error)
+            code = _explain(KeyboardInterrupt() if _interrupts else failure.error)
         except BrokenPipeError as error:
             code = _explain(error)
         except click.Abort:
@@ -79,6 +81,24 @@ class Verbs(click.Group):
         except click.ClickException as error:
             code = _explain_usage(error)
         sys.exit(code)
+
+
+# Of this process. A library that is interrupted while it is imported raises anything.
+_interrupts: list[int] = []
+
+
+def _note_interrupts() -> None:
+    """Ctrl-C raises KeyboardInterrupt as ever, and is known to have come whatever is made of that."""
+
+    _interrupts.clear()
+
+    def note(number: int, frame: Any) -> None:
+        _interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with suppress(ValueError):  # in another thread than the main one
+            signal.signal(signal.SIGINT, note)
 
 
 class _VerbError(Exception):

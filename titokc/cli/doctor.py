@@ -3,19 +3,20 @@
 import json
 import os
 import platform
+import re
 import time
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 import click
 
 from titokc._version import __version__
+from titokc.cli.report import put
 from titokc.container import KNOWN_MODELS
 from titokc.errors import ModelError, TitokcError
 
-PACKAGES = ("torch", "numpy", "pillow", "click", "bitarray", "tqdm", "safetensors")
-OPTIONAL_PACKAGES = ("huggingface_hub", "torchvision", "lpips", "torch-fidelity", "scikit-image", "matplotlib")
 ROUND_TRIP_TOKENS = 32
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([a-z]+)\])?[^;]*(?:;.*extra == .([a-z]+).)?")
 
 
 @click.command()
@@ -27,6 +28,8 @@ def doctor(as_json: bool) -> None:
     """
     report: dict[str, dict[str, Any]] = {
         "versions": _versions(),
+        "extras": _extras(),
+        "engines": _engines(),
         "image_formats": _image_formats(),
         "devices": _devices(),
         "models": _models(),
@@ -34,24 +37,63 @@ def doctor(as_json: bool) -> None:
         "round_trip": _round_trip(),
     }
     if as_json:
-        click.echo(json.dumps(report))
+        put(json.dumps(report))
     else:
         for section, rows in report.items():
-            click.echo(section.replace("_", " "))
+            put(section.replace("_", " "))
             for name, value in rows.items():
-                click.echo(f"  {name.replace('_', ' '):<20}{_text(value)}")
+                put(f"  {name.replace('_', ' '):<19} {_text(value)}")
     if "error" in report["round_trip"]:
         click.get_current_context().exit(ModelError.exit_code)
 
 
+def _requirements() -> dict[str, list[str]]:
+    """Packages by the extra that asks for them, "" for those that are always needed."""
+    found: dict[str, list[str]] = {}
+    for text in requires("titokc") or ():
+        if (match := _REQUIREMENT.match(text)) and match[3] != "dev":
+            packages = found[match[2]] if match[2] else [match[1].lower()]
+            found.setdefault(match[3] or "", []).extend(packages)
+    return found
+
+
 def _versions() -> dict[str, Any]:
     found: dict[str, Any] = {"titokc": __version__, "python": platform.python_version(), "system": platform.platform()}
-    for name in (*PACKAGES, *OPTIONAL_PACKAGES):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
+    packages = [package for packages in _requirements().values() for package in packages]
+    return found | {package: _version(package) for package in packages}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _extras() -> dict[str, Any]:
+    """Whether each extra's packages are here, else what installs them."""
+    found: dict[str, Any] = {}
+    for extra, packages in _requirements().items():
+        lacking = [package for package in packages if _version(package) is None]
+        if extra:
+            found[extra] = f"pip install 'titokc[{extra}]' (for {', '.join(lacking)})" if lacking else True
     return found
+
+
+def _engines() -> dict[str, Any]:
+    return {
+        "light": "nano on the CPU, with NumPy alone",
+        "torch": "every model and device, training" if _torch() else "not here: pip install 'titokc[torch]'",
+    }
+
+
+def _torch() -> Any:
+    """The module, None where it is not installed or cannot be loaded."""
+    try:
+        import torch
+    except (ImportError, OSError):
+        return None
+    return torch
 
 
 def _image_formats() -> dict[str, Any]:
@@ -62,11 +104,9 @@ def _image_formats() -> dict[str, Any]:
 
 
 def _devices() -> dict[str, Any]:
-    """What torch would run models on; the light engine needs none of it."""
-    try:
-        import torch
-    except ImportError:
-        return {"cpu": f"{os.cpu_count()} cores", "torch": "not here: pip install 'titokc[torch]' for TiTok and GPUs"}
+    cpu = f"{os.cpu_count()} cores"
+    if (torch := _torch()) is None:
+        return {"cpu": cpu, "default": "cpu"}
 
     from titokc.engines.torch import find_device, find_dtype
 
@@ -77,7 +117,7 @@ def _devices() -> dict[str, Any]:
         for number in range(torch.cuda.device_count())
     }
     return {
-        "cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "cpu": f"{cpu}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
         **cuda,
         "mps": torch.backends.mps.is_available(),
         "default": str(default),
