@@ -159,6 +159,7 @@ class Codec:
             self._check_indices(headers[0])
             return headers[0], None
         best, best_indices, least = headers[0], None, float("-inf")
+        work.foresee(2 * sum(header.tiles for header in headers))
         for header in headers:
             self._check_indices(header)
             indices = _to_indices(image, header, engine, 0, work)

@@ -24,10 +24,17 @@ class Work:
 
     def __init__(self, progress: Callable[[int, int], object] | None, stopped: threading.Event | None = None) -> None:
         self._progress, self._stopped = progress, stopped
-        self._done = self._total = 0
+        self._done = self._total = self._foreseen = 0
+
+    def foresee(self, tiles: int) -> None:
+        """So many that are to be expected later."""
+        self._total += tiles
+        self._foreseen += tiles
 
     def expect(self, tiles: int) -> None:
-        self._total += tiles
+        foreseen = min(tiles, self._foreseen)
+        self._foreseen -= foreseen
+        self._total += tiles - foreseen
 
     def through(self, run: Callable[[np.ndarray], np.ndarray], rows: Iterable[np.ndarray], width: int) -> Iterator[Any]:
         """The engine's answer to each of the rows, which are asked for `width` at a time."""

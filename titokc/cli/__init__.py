@@ -31,7 +31,7 @@ VERBS = {
 }
 INTERRUPTED = 130
 # Package that may be missing -> what installs it.
-EXTRAS = {"torch": "torch", "huggingface_hub": "hub", "matplotlib": "bench", "skimage": "bench", "scipy": "bench"}
+EXTRAS = {"torch": "torch", "huggingface_hub": "hub", "matplotlib": "bench", "scipy": "bench"}
 
 
 class Verbs(click.Group):

@@ -3,15 +3,13 @@
 The conversion itself is `titokc.codec`'s, writing `titokc.files`'.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from titokc.cli.options import BatchOptions
 from titokc.cli.plan import Task, is_taken
-from titokc.cli.report import Report
+from titokc.cli.report import Progress, Report
 from titokc.cli.streams import write_result
 from titokc.errors import OutputError, TitokcError, UsageError
 
@@ -25,6 +23,7 @@ def run(
     notes: Sequence[str],
     read_stdin: Callable[[], bytes],
     tell: Callable[[dict[str, Any]], str],
+    progress: Progress,
     check: Callable[[Path], object] = lambda _: None,
 ) -> int:
     """Converts all tasks through `convert` (results or TitokcErrors, in order), writes, reports; the exit code.
@@ -47,7 +46,7 @@ def run(
             outcomes[number] = outcome
     report = Report(quiet=options.quiet, as_json=options.as_json)
     results = convert(sources)
-    with _progress_bar(len(tasks), options.quiet) as bar:
+    with progress.of(len(tasks)):
         for number, task in enumerate(tasks):
             outcome = outcomes.get(number)
             details: dict[str, Any] = {}
@@ -61,13 +60,11 @@ def run(
                     outcome, details = "done", describe(data, result)
                 except TitokcError as error:
                     outcome = error
-            if bar is not None:
-                bar.clear()
+            progress.clear()
             report.add(task, outcome, details, tell(details) if details else "")
             for note in details.get("notes", ()):
                 report.note(note, task.name)
-            if bar is not None:
-                bar.update()
+            progress.update()
     for note in notes:
         report.note(note)
     report.summarise(tasks)
@@ -89,12 +86,3 @@ def _existing(task: Task, check: Callable[[Path], object], skip: bool, force: bo
     if is_input:
         return OutputError("the result would take the place of its own input: say where with -o")
     return OutputError(f"{task.target} exists: --force overwrites it, --skip-existing leaves it out")
-
-
-def _progress_bar(total: int, quiet: bool) -> AbstractContextManager[Any]:
-    """On stderr if that is a terminal; importing tqdm takes longer than refusing a foreign file."""
-    if quiet or total == 1 or sys.stderr is None or not sys.stderr.isatty():
-        return nullcontext()
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit=" files", leave=False)

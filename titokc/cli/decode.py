@@ -18,6 +18,7 @@ from titokc.cli.options import (
     output_option,
 )
 from titokc.cli.plan import STDOUT_NAMES, Naming, Task, is_folder, plan
+from titokc.cli.report import Progress
 from titokc.cli.streams import read_stdin
 from titokc.container import MAX_FILE_SIZE, read_header
 from titokc.files import read_bytes
@@ -67,7 +68,8 @@ def decode(
     tasks, notes = plan(inputs, output, Naming(frozenset({SUFFIXES[form]}), ".png", WRITTEN))
     if output and output not in STDOUT_NAMES and not is_folder(output) and len(tasks) == 1:
         _check_suffix(Path(output))
-    codec = options.codec(model)
+    progress = Progress(options.quiet)
+    codec = options.codec(model, progress.tiles)
 
     def convert(sources: list[Path | bytes]) -> Iterator[Any]:
         return codec.decode_many(
@@ -95,6 +97,7 @@ def decode(
         describe=describe,
         tell=lambda fields: f"{fields['width']}x{fields['height']}, ",
         check=check,
+        progress=progress,
         options=options,
         notes=notes,
         read_stdin=lambda: read_stdin(MAX_FILE_SIZE + 1),

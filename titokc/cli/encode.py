@@ -19,6 +19,7 @@ from titokc.cli.options import (
     output_option,
 )
 from titokc.cli.plan import Naming, plan
+from titokc.cli.report import Progress
 from titokc.cli.streams import is_followed, read_picture
 from titokc.options import DEFAULT_EFFORT, Encoded
 
@@ -71,7 +72,8 @@ def encode(
 
     form = form_of(bare, base64)
     tasks, notes = plan(inputs, output, Naming(READABLE_SUFFIXES, SUFFIXES[form], frozenset(SUFFIXES.values())))
-    codec = options.codec(model)
+    progress = Progress(options.quiet)
+    codec = options.codec(model, progress.tiles)
 
     def read_stdin() -> bytes:
         data = read_picture(options.limits)
@@ -105,6 +107,7 @@ def encode(
         to_bytes=lambda encoded, _: encoded.data,
         describe=describe,
         tell=tell,
+        progress=progress,
         options=options,
         notes=notes,
         read_stdin=read_stdin,

@@ -33,8 +33,8 @@ class BatchOptions:
     as_json: bool
     quiet: bool
 
-    def codec(self, model: str | None) -> Codec:
-        """The codec that these options ask for; nothing is loaded yet."""
+    def codec(self, model: str | None, progress: Callable[[int, int], object]) -> Codec:
+        """The codec that these options ask for; nothing is loaded yet. progress: told of the tiles of each picture."""
         # Read when NumPy is imported, for the light engine: it shares tiles out among threads, not products.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         return Codec(
@@ -45,6 +45,7 @@ class BatchOptions:
             batch_size=self.batch_size,
             threads=self.threads,
             limits=self.limits,
+            progress=progress,
         )
 
 

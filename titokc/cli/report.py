@@ -2,11 +2,13 @@
 
 import errno
 import json
+import os
 import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -58,6 +60,53 @@ def message_of(error: TitokcError) -> str:
     """The error's own words, and the option that allows more where a limit was exceeded."""
     limit = getattr(error, "limit", None) if isinstance(error, LimitExceededError) else None
     return f"{error} (--{limit.replace('_', '-')} allows more)" if limit else str(error)
+
+
+class Progress:
+    """A bar on standard error, if that is a terminal: of pictures, or of the tiles of a single one."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._off = quiet or sys.stderr is None or not sys.stderr.isatty()
+        self._pictures = 0
+        self._bar: Any = None
+
+    @contextmanager
+    def of(self, pictures: int) -> Iterator[None]:
+        self._pictures = pictures
+        if pictures > 1:
+            self._start(pictures, " pictures")
+        try:
+            yield
+        finally:
+            if self._bar is not None:
+                self._bar.close()
+
+    def tiles(self, done: int, total: int) -> None:
+        """What a `titokc.Codec` calls for each picture, from any thread."""
+        if self._pictures == 1 and total > 1:
+            if self._bar is None:
+                self._start(total, " tiles")
+            if self._bar is not None:
+                self._bar.total = total
+                self._bar.update(done - self._bar.n)
+
+    def update(self) -> None:
+        if self._bar is not None and self._pictures > 1:
+            self._bar.update()
+
+    def clear(self) -> None:
+        """Makes room for a line of text."""
+        if self._bar is not None:
+            self._bar.clear()
+
+    def _start(self, total: int, unit: str) -> None:
+        if not self._off:
+            from tqdm import tqdm  # takes longer than refusing a foreign file
+
+            # A terminal that does not know its size has 0 columns, in which tqdm shows nothing.
+            known = all(os.get_terminal_size(sys.stderr.fileno()))
+            size = {} if known else {"ncols": 80, "nrows": 24}
+            self._bar = tqdm(total=total, unit=unit, leave=False, **size)
 
 
 class Report:
