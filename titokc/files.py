@@ -4,7 +4,6 @@ Nothing else in the package makes data reach the disk (fsync).
 """
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -106,7 +105,7 @@ def reason(error: OSError) -> str:
 
 
 def _litter() -> str:
-    return LITTER.replace("*", secrets.token_hex(4))
+    return LITTER.replace("*", os.urandom(4).hex())
 
 
 def _mode_of(path: Path, new: int = 0o666) -> int:

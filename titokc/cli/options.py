@@ -5,14 +5,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from titokc.codec import Codec
-from titokc.engines import DEFAULT_BATCH_SIZE, ENGINES
 from titokc.errors import UsageError
 from titokc.limits import DEFAULT_LIMITS, Limits
+
+if TYPE_CHECKING:
+    from titokc.codec import Codec
 
 # The codec's forms and the suffixes of their files.
 SUFFIXES = {"tok": ".tok", "bare": ".bin", "base64": ".txt"}
@@ -33,8 +34,10 @@ class BatchOptions:
     as_json: bool
     quiet: bool
 
-    def codec(self, model: str | None, progress: Callable[[int, int], object]) -> Codec:
+    def codec(self, model: str | None, progress: Callable[[int, int], object]) -> "Codec":
         """The codec that these options ask for; nothing is loaded yet. progress: told of the tiles of each picture."""
+        from titokc.codec import Codec
+
         # Read when NumPy is imported, for the light engine: it shares tiles out among threads, not products.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         return Codec(
@@ -106,6 +109,8 @@ def output_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any
 
 def batch_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every verb that runs a model over files, given to `function` as `options`, a BatchOptions."""
+    from titokc.engines import DEFAULT_BATCH_SIZE, ENGINES
+
     names = {field.name for field in fields(BatchOptions)}
 
     @wraps(function)
