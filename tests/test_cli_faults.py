@@ -3,6 +3,7 @@
 With the embedded model on the light engine; processes of their own only where streams are closed or signals come.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import titokc
-from titokc import cli, imaging
+from titokc import cli, imaging, many
 from titokc.cli import batch, decode, doctor, main, streams
 from titokc.cli.report import printable
 from titokc.container import Header, pack
@@ -292,6 +293,54 @@ class TestMessages:
         assert (
             capsys.readouterr().err == "titokc: this needs torch, which is not installed: pip install 'titokc[torch]'\n"
         )
+
+
+@POSIX
+class TestProgress:
+    def seen(self, *args):
+        """What a terminal that does not know its size is shown."""
+        import pty
+
+        keyboard, terminal = pty.openpty()
+        python = [sys.executable, "-m", "titokc", *map(str, args)]
+        with subprocess.Popen(python, stderr=terminal, stdout=subprocess.DEVNULL, cwd=ROOT) as child:
+            os.close(terminal)
+            text = b""
+            with contextlib.suppress(OSError):  # the other end is closed
+                while block := os.read(keyboard, 10_000):
+                    text += block
+            assert child.wait() == 0
+        os.close(keyboard)
+        return text.decode()
+
+    def test_tiles_of_one_picture(self, photo, tmp_path):
+        photo(300, 200).save(tmp_path / "a.png")
+        text = self.seen("encode", tmp_path / "a.png", "--tiles", "2x2", "--effort", 0)
+        assert "0/4 [" in text
+        assert "tiles/s" in text
+        assert "tiles/s" not in self.seen(
+            "encode", tmp_path / "a.png", "--tiles", "2x2", "--effort", 0, "-q", "--force"
+        )
+
+    def test_pictures_of_a_folder(self, photo, tmp_path):
+        for seed in range(3):
+            photo(seed=seed).save(tmp_path / f"{seed}.png")
+        text = self.seen("encode", tmp_path, "--effort", 0)
+        assert "0/3 [" in text
+        assert "pictures/s" in text
+
+    def test_a_budget_is_known_beforehand(self):
+        import numpy as np
+
+        seen = []
+        work = many.Work(lambda done, total: seen.append((done, total)))
+        work.foresee(6)
+        for tiles in (2, 4):
+            work.expect(tiles)
+            list(work.through(lambda group: group, [np.zeros(1)] * tiles, 2))
+        work.expect(2)
+        list(work.through(lambda group: group, [np.zeros(1)] * 2, 2))
+        assert seen == [(2, 6), (4, 6), (6, 6), (8, 8)]
 
 
 class TestInfoAndTruncateOfMany:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from titokc.cli.report import complain
 from titokc.errors import InputError, MetricWeightsMissingError, UsageError
 
 DEFAULT_VERB = "run"
@@ -104,10 +105,10 @@ def run(ctx: click.Context, source: Path, **options: Any) -> None:
             click.echo(f"{name} left out: {why}")
         click.echo(f"\n{output / 'report.html'}")
     for name, why in outcome.failed.items():
-        click.echo(f"titokc: {name}: {why}", err=True)
+        complain(why, name)
     asked_for = [name for name in outcome.unavailable if options["metrics"] and options["metrics"] != "all"]
     for name in asked_for:
-        click.echo(f"titokc: {METRICS[name].label} n/a: {outcome.unavailable[name]}", err=True)
+        complain(outcome.unavailable[name], f"{METRICS[name].label} n/a")
     if outcome.failed:
         ctx.exit(InputError.exit_code)
     if asked_for:

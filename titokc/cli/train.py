@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from titokc.cli.report import say
+
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path))
@@ -42,4 +44,8 @@ def train(data: Path, run: Path, **options: Any) -> None:
     """
     from titokc.train.start import start
 
-    start(data, run, say=lambda text: click.echo(text, err=True), **options)
+    def say_lines(text: str) -> None:
+        for line in text.splitlines():
+            say(line)
+
+    start(data, run, say=say_lines, **options)
