@@ -62,6 +62,50 @@ def test_pixels_are_those_of_torch_within_1(both, tiles) -> None:
         assert (a != b).mean() < 1e-3
 
 
+@pytest.fixture(scope="module")
+def error(both):
+    """The mean squared error of what tokens [K] decode to."""
+    engine, _ = both
+
+    def measure(tile: np.ndarray, tokens: np.ndarray) -> float:
+        made = engine._decoder(engine._code.lookup(tokens), len(tokens))
+        return float(np.square(made - planes(tile)).mean())
+
+    return measure
+
+
+def test_more_effort_is_never_worse(both, tiles, error) -> None:
+    for tile in tiles[[0, 3]]:
+        errors = [error(tile, both[0].encode(tile[None], 48, effort)[0]) for effort in (0, 1, 2, 4, 8)]
+        assert errors == sorted(errors, reverse=True)
+        assert errors[-1] < 0.97 * errors[0]
+
+
+def test_a_search_gives_no_less_than_the_start_of_a_longer_one(both, error) -> None:
+    """83 of 128 tokens were .13 dB better than a search for 83 when steps only shrank after a first one in vain."""
+    with Image.open(SAMPLES / "chelsea.jpg") as image:
+        whole = np.asarray(image.convert("RGB").resize((256, 256), Image.Resampling.LANCZOS))[None]
+    longer = both[0].encode(whole, 128, 8)[0]
+    for count in (82, 83, 101):
+        found = both[0].encode(whole, count, 8)[0]
+        assert error(whole[0], found) < 10**0.005 * error(whole[0], longer[:count])
+
+
+def test_a_flat_picture_is_not_searched_for(both, tiles) -> None:
+    assert np.array_equal(both[0].encode(tiles[4:5], 40, 8), both[0].encode(tiles[4:5], 40, 0))
+
+
+def test_what_is_kept_stays(both, tiles) -> None:
+    code, own = both[0]._code, both[0]._transform.analyse(planes(tiles[1]))
+    indices, coefficients = code.assign(own, 32)
+    other, _ = code.assign(own * 1.5, 32, indices[:20])
+    assert np.array_equal(other[:20], indices[:20])
+    assert not np.array_equal(other, indices)
+    again, same = code.assign(own, 32, indices[:20])
+    assert np.array_equal(again, indices)
+    assert np.array_equal(same, coefficients)
+
+
 def test_the_gradient_is_that_of_torch(both, tiles) -> None:
     ours, reference = both
     model = reference._tokenizer

@@ -158,9 +158,11 @@ class AdaptiveResidualVQ(nn.Module):
     # ---- coding
 
     @torch.no_grad()
-    def assign(self, coefficients: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    def assign(self, coefficients: Tensor, counts: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """float32 [B, C] and the tokens to make of each, [B] -> indices [B, max(counts)] (0 beyond a row's count) and
-        the quantised coefficients [B, C]."""
+        the quantised coefficients [B, C].
+
+        kept: indices [B, k] of the first tokens, k <= min(counts), which are taken as they are."""
         order = counts.argsort(descending=True, stable=True)
         wanted, descending = coefficients[order] / self.unit, counts[order].cpu()
         indices = torch.zeros(len(order), int(descending[0]), dtype=torch.int64, device=wanted.device)
@@ -171,8 +173,12 @@ class AdaptiveResidualVQ(nn.Module):
                 known = whole[:rows]
                 self.predict(known, token, network)
                 chosen, steps = self.choose(known)
-                residual = (wanted[:rows] - known.values).gather(1, chosen)
-                indices[:rows, token], entries = self.nearest(residual / steps, steps, token)
+                if kept is not None and token < kept.shape[1]:
+                    indices[:, token] = kept[order, token]
+                    entries = self.codebooks[token].T[indices[:, token]].float()
+                else:
+                    residual = (wanted[:rows] - known.values).gather(1, chosen)
+                    indices[:rows, token], entries = self.nearest(residual / steps, steps, token)
                 self.update(known, token, chosen, entries * steps)
         back = order.argsort()
         return indices[back], whole.values[back] * self.unit

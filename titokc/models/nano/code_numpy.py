@@ -101,16 +101,22 @@ class Code:
         self._scales = np.exp2(-tensors["shifts"].astype(np.float32))
         self._tables: list[np.ndarray | None] = [None] * len(self.codebooks)
 
-    def assign(self, coefficients: np.ndarray, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """float32 [C] -> indices of `tokens` tokens, each the nearest entry, and the quantised coefficients [C]."""
+    def assign(
+        self, coefficients: np.ndarray, tokens: int, kept: np.ndarray | tuple[()] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [C] -> indices of `tokens` tokens, each the nearest entry, and the quantised coefficients [C].
+
+        kept: indices of the first tokens, which are taken as they are."""
         wanted = coefficients / self.unit
         indices = np.zeros(tokens, np.int64)
         values = np.zeros(len(self.base), np.float32)
         for token, chosen, steps in self._tokens(values, tokens):
-            residual = (wanted[chosen] - values[chosen]) / steps
-            weights = np.square(steps / steps[0])
-            scores = np.concatenate([weights, -2 * weights * residual]) @ self._table(token)
-            index = int(scores.argmin())
+            if token < len(kept):
+                index = int(kept[token])
+            else:
+                residual = (wanted[chosen] - values[chosen]) / steps
+                weights = np.square(steps / steps[0])
+                index = int((np.concatenate([weights, -2 * weights * residual]) @ self._table(token)).argmin())
             indices[token] = index
             values[chosen] += self.codebooks[token, :, index] * steps
         return indices, values * self.unit

@@ -1,4 +1,17 @@
-"""The encoder's search for better tokens, a picture at a time, in NumPy; `titokc.models.nano.tokenizer` has torch's."""
+"""The encoder's search for better tokens, a picture at a time, in NumPy; `titokc.models.nano.tokenizer` has torch's.
+
+The nearest tokens are the best ones for a linear decoder. For the decoder that there is, the gradient of its squared
+error at the tokens so far says what coefficients it wants instead. They cannot be had: tokens are coarse, a changed one
+changes all after it, and what is tried lands around them, better or worse by some tenths of a decibel. So several are
+made on the way to them, which keep none, a quarter, a half and three quarters of the tokens so far, and are tried in
+the order of how near they come to what is wanted. One that helps is the new start.
+
+A round decodes once; after one that helped it takes a gradient (as long again) and quantises four times. Efforts on 8
+held-out photographs, 128 tokens (32 tokens; nearest ones 19.73 and 17.68 dB), processor time in decodings of 15 ms:
+
+    effort     1     2     4     6     8    12    20
+    gain     .13   .18   .28   .33   .36   .39   .41 dB  (.18 .21 .27 .30 .32 .33 .35)
+"""
 
 from __future__ import annotations
 
@@ -10,37 +23,48 @@ if TYPE_CHECKING:
     from titokc.models.nano.code_numpy import Code
     from titokc.models.nano.numpy import Decoder
 
-# The first step, and how steps change when one helped and when it did not.
-FIRST_STEP = 0.5
-STEP_CHANGES = (1.2, 0.5)
+# How far along the way to what is wanted; half of that when all that was made has been tried in vain.
+STEP = 0.5
+# What is made keeps these parts of the tokens so far.
+KEPT = (0, 0.25, 0.5, 0.75)
 # How far the squared error's gradient is followed: were there only the linear code, 1.5 would lead to the picture's own
 # coefficients, as the mean is taken over three colours.
 REACH = 1.5
+# A mean squared error of one level of 255: what is nearer has nothing to gain but rounding.
+ENOUGH = 255.0**-2
 
 
 def search(code: Code, decoder: Decoder, picture: np.ndarray, own: np.ndarray, tokens: int, rounds: int) -> np.ndarray:
-    """RGB float32 [3, S, S] and its own coefficients [C] -> indices int64 [tokens] that decode to something nearer than
-    the nearest ones do.
-
-    What is quantised moves from the picture's own coefficients to those that the decoder would need, by the gradient of
-    its squared error; steps grow while they help and shrink when they do not.
-    """
-    goal = from_goal = from_wanted = own
-    step, least = FIRST_STEP, np.inf
-    best = np.zeros(tokens, np.int64)
-    for done in range(rounds + 1):
-        indices, coded = code.assign(goal, tokens)
-        made, backward = decoder.with_gradient(coded, tokens)
+    """RGB float32 [3, S, S] and its own coefficients [C] -> indices int64 [tokens] that decode to something no farther
+    than what the nearest ones decode to; no more rounds ever give less."""
+    goal, (best, coded) = own, code.assign(own, tokens)
+    made, backward = decoder.with_gradient(coded, tokens)
+    made -= picture
+    least, helped, tried = float(np.square(made).mean()), True, {best.tobytes()}
+    options: list[tuple[float, np.ndarray, np.ndarray]] = []
+    for _ in range(rounds):
+        if least <= ENOUGH:
+            break
+        if helped:
+            step, wanted, options = STEP, coded - np.float32(REACH) * backward(made * np.float32(2 / made.size)), []
+        elif not options:
+            step /= 2
+        if not options:
+            towards = goal + np.float32(step) * (wanted - goal)
+            for part in KEPT:
+                indices, quantised = code.assign(towards, tokens, best[: int(part * tokens)])
+                if indices.tobytes() not in tried:
+                    tried.add(indices.tobytes())
+                    options.append((float(np.square(quantised - wanted).sum()), indices, quantised))
+            options.sort(key=lambda option: -option[0])
+        if not options:
+            helped = False
+            continue
+        _, indices, quantised = options.pop()
+        made, backward = decoder.with_gradient(quantised, tokens)
         made -= picture
         error = float(np.square(made).mean())
         helped = error < least
         if helped:
-            least, best = error, indices
-        if done == rounds:
-            break
-        if helped:
-            made *= np.float32(2 / made.size)
-            from_goal, from_wanted = goal, coded - np.float32(REACH) * backward(made)
-        step *= STEP_CHANGES[0] if helped else STEP_CHANGES[1]
-        goal = from_goal + np.float32(step) * (from_wanted - from_goal)
+            least, best, coded, goal = error, indices, quantised, towards
     return best

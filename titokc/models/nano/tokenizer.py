@@ -9,7 +9,7 @@ wrong after the tokens before it, so each prefix of a code is a code. Because si
 DCT, the same weights work at 64 pixels (pretraining) and at full size. The ViT is not needed for encoding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -22,13 +22,11 @@ from titokc.models.nano.faithful import Decoder
 from titokc.models.nano.fit import fit_quantizer
 from titokc.models.nano.natural import FINE_NOISE, NATURAL, NOISE, Generator
 from titokc.models.nano.noise import noise
+from titokc.models.nano.search import ENOUGH, KEPT, REACH, STEP
 from titokc.models.nano.transform import OPPONENT, dct_matrix, resize
 from titokc.models.precision import full_precision
 
-# The search for better indices: its first step, and how steps change when one helped and when it did not.
-_FIRST_STEP = 0.5
-_STEP_CHANGES = (1.2, 0.5)
-# The same without looking whether it helped.
+# A step to better latents while training, without looking whether it helps.
 _TRAINING_STEP = 0.4
 
 
@@ -87,30 +85,49 @@ class NanoTokenizer(Tokenizer):
             return self._search(images.float().clone(), counts, effort)
 
     def _search(self, images: Tensor, counts: Tensor, rounds: int) -> Tensor:
-        """Indices whose decoded picture is nearer than that of the nearest ones.
-
-        What is quantised moves from the picture's own coefficients to those that the decoder would need, by the
-        gradient of its squared error; each picture's steps grow while they help and shrink when they do not.
-        """
+        """Indices [B, K] that decode to something nearer than the nearest ones do: what `titokc.models.nano.search`
+        explains, for B pictures of K tokens at the same time."""
         goal = self._analyse(images - 0.5)
-        step = torch.full_like(goal[:, :1], _FIRST_STEP)
-        least = torch.full_like(step, torch.inf)
-        from_goal = from_wanted = goal
-        best = torch.zeros(len(images), int(counts.max()), dtype=torch.int64, device=images.device)
-        for done in range(rounds + 1):
-            indices, coded = self.quantizer.assign(goal, counts)
-            coded.requires_grad_(done < rounds)
-            error = (self._synthesise(coded, counts, self.side) - images).square().mean((1, 2, 3))[:, None]
-            better = error.detach() < least
-            least = torch.where(better, error.detach(), least)
-            best = torch.where(better, indices, best)
-            if done == rounds:
-                break
-            wanted = _wanted(coded.detach(), torch.autograd.grad(error.sum(), coded)[0])
-            from_goal, from_wanted = torch.where(better, goal, from_goal), torch.where(better, wanted, from_wanted)
-            step = torch.where(better, step * _STEP_CHANGES[0], step * _STEP_CHANGES[1])
-            goal = from_goal + step * (from_wanted - from_goal)
+        best, coded = self.quantizer.assign(goal, counts)
+        least, gradient = self._judged(coded, counts, images)
+        tried = [{tuple(row)} for row in best.tolist()]
+        step, towards, wanted = torch.full_like(goal[:, :1], STEP), goal, goal
+        helped = torch.ones_like(least, dtype=torch.bool)
+        # Of each of KEPT: how far it is from what is wanted (infinity: tried), indices, coefficients.
+        scores = least.new_full((len(KEPT), len(images)), torch.inf)
+        indices, quantised = (each.repeat(len(KEPT), 1, 1) for each in (best, coded))
+        every = torch.arange(len(images), device=images.device)
+        for _ in range(rounds):
+            if helped.any():
+                wanted = torch.where(helped[:, None], _wanted(coded, gradient()), wanted)
+            spent = scores.isinf().all(0)
+            step = torch.where(helped[:, None], STEP, torch.where(spent[:, None], step / 2, step))
+            fresh = helped | spent
+            towards = torch.where(fresh[:, None], goal + step * (wanted - goal), towards)
+            if fresh.any():
+                for n, part in enumerate(KEPT):
+                    made, found = self.quantizer.assign(towards, counts, best[:, : int(part * best.shape[1])])
+                    for at in every[fresh].tolist():
+                        row = tuple(made[at].tolist())
+                        if row not in tried[at]:
+                            tried[at].add(row)
+                            indices[n, at], quantised[n, at] = made[at], found[at]
+                            scores[n, at] = (found[at] - wanted[at]).square().sum()
+            choice = scores.argmin(0)
+            error, gradient = self._judged(quantised[choice, every], counts, images)
+            helped = (error < least) & (least > ENOUGH) & scores[choice, every].isfinite()
+            scores[choice, every] = torch.inf
+            least = torch.where(helped, error, least)
+            best = torch.where(helped[:, None], indices[choice, every], best)
+            coded = torch.where(helped[:, None], quantised[choice, every], coded)
+            goal = torch.where(helped[:, None], towards, goal)
         return best
+
+    def _judged(self, coded: Tensor, counts: Tensor, images: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        """The mean squared errors [B] of what coefficients [B, C] decode to, and what makes their gradient [B, C]."""
+        leaf = coded.detach().requires_grad_()
+        errors = (self._synthesise(leaf, counts, self.side) - images).square().mean((1, 2, 3))
+        return errors.detach(), lambda: torch.autograd.grad(errors.sum(), leaf)[0]
 
     def decode(self, tokens: Tensor, look: str = FAITHFUL) -> Tensor:
         """See `Tokenizer.decode`. Runs under the caller's autocast, but for the linear part."""
@@ -219,4 +236,4 @@ class NanoTokenizer(Tokenizer):
 
 def _wanted(quantised: Tensor, gradient: Tensor) -> Tensor:
     """Were there only the linear code, this would be the picture's own coefficients."""
-    return quantised - 1.5 * gradient
+    return quantised - REACH * gradient
