@@ -449,6 +449,8 @@ class TestExitCodes:
         run("encode", "long.png", "--max-side", 20_000)
         run("decode", "long.tok", "-o", "x.png", code=6)
         assert json.loads(run("info", "long.tok", "--json").stdout)["height"] == 20_000
+        run("decode", "long.tok", "-o", "small.png", "--size", "1x20")
+        assert Image.open("small.png").size == (1, 20)
         run("info", "long.tok", "--max-side", 19_999, code=6)
         run("truncate", "long.tok", "--tokens", 9)
         run("decode", "long.tok", "-o", "x.png", "--max-side", 20_000)

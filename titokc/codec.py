@@ -48,8 +48,8 @@ class Codec:
     progress: called as progress(done, total) with the tiles of a picture, from any thread.
 
     On one machine the tokens of a picture depend on nothing else: not on what is encoded beside it, nor on `threads`
-    (on devices other than the CPU they may depend on `batch_size`). Decoded samples may differ by 1 of 255 between
-    numbers of threads (see `titokc.engines.torch`).
+    (on devices other than the CPU they may depend on `batch_size`). Nor do decoded samples with the light engine; with
+    torch's they may differ by 1 of 255 between numbers of threads (see `titokc.engines.torch`).
     """
 
     def __init__(
