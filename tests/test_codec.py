@@ -443,3 +443,8 @@ class TestCuda:
         codec = Codec(tokenizer=tiny, batch_size=4)
         list(codec.encode_many([photo(seed=i) for i in range(6)]))
         assert tiny.batches == [4, 4]
+
+
+def test_a_model_is_a_name_or_a_path():
+    with pytest.raises(UsageError, match="model 3: expected a name or a path"):
+        Codec(3)

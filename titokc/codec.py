@@ -67,6 +67,8 @@ class Codec:
     ) -> None:
         if model is not None and tokenizer is not None:
             raise UsageError("give a model's name or a loaded tokenizer, not both")
+        if model is not None and not isinstance(model, (str, os.PathLike)):
+            raise UsageError(f"model {model!r}: expected a name or a path; a loaded model is given as tokenizer=")
         for name, number in (("batch size", batch_size), ("threads", 1 if threads is None else threads)):
             check_number(name, number)
         self.model = model
