@@ -78,14 +78,15 @@ def test_list_shows_every_known_model_and_how_to_get_it() -> None:
         "bits": 12,
         "payload_bytes": 48,
         "weights_bytes": 2_564_218_940,
+        "looks": ["faithful"],
         "where": "titokc models fetch titok-l-32",
         "path": None,
         "repository": "yucornetto/tokenizer_titok_l32_imagenet",
     }
     table = run("list").output.splitlines()
-    assert table[0].split() == ["NAME", "TOKENS", "BITS", "PAYLOAD", "WEIGHTS", "WHERE"]
+    assert table[0].split() == ["NAME", "TOKENS", "BITS", "PAYLOAD", "WEIGHTS", "LOOKS", "WHERE"]
     assert table[7].split(maxsplit=3)[:3] == ["titok-sl-256", "256", "13"]
-    assert table[7].endswith("416 B    1,321 MB  titokc models fetch titok-sl-256")
+    assert table[7].endswith("416 B    1,321 MB  faithful           titokc models fetch titok-sl-256")
 
 
 def test_list_imports_no_torch() -> None:

@@ -1,5 +1,6 @@
 """The natural look: the same picture of a file everywhere and every time, in both engines; a model may lack it."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,12 @@ def test_noise_is_that_of_splitmix64() -> None:
     published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]
     expected = [((value >> 40) / 2**24 - 0.5) * 2 * 3**0.5 for value in published]
     assert noise(np.array([], np.int64), 4) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_specification_has_the_first_values() -> None:
+    text = (Path(__file__).parents[1] / "formats" / "nano-code.md").read_text()
+    (said,) = re.findall(r"values start with ([-., 0-9]+)\.\n", text)
+    assert [float(value) for value in said.split(", ")] == pytest.approx(noise(np.array([], np.int64), 4), abs=1e-6)
 
 
 def test_noise_follows_from_the_tokens_and_their_order() -> None:

@@ -59,6 +59,18 @@ def test_opening_tells_size_and_loads_when_needed(tok, tiny):
         assert image.getpixel((0, 0)) == titokc.decode(tok).getpixel((0, 0))
 
 
+def test_another_look_is_asked_for_on_loading(photo, tmp_path):
+    path = tmp_path / "looks.tok"
+    path.write_bytes(titokc.Codec("nano", device="cpu").encode(photo(), tokens=32, effort=0))
+    with Image.open(path) as image:
+        image.load(look="natural")
+        assert image.tobytes() == titokc.decode(path, look="natural").tobytes()
+        image.load(look="faithful")
+        assert image.tobytes() == titokc.decode(path).tobytes()
+        with pytest.raises(OSError, match=r"look 'pretty': .* has faithful, natural"):
+            image.load(look="pretty")
+
+
 def test_what_one_does_with_images(tok):
     expected = titokc.decode(tok)
     assert Image.open(tok).convert("L").tobytes() == expected.convert("L").tobytes()

@@ -1,6 +1,7 @@
 """Pillow reads and writes `.tok` files after `import titokc.pillow_plugin`, as it does with other plugin packages.
 
     Image.open("photo.tok")                                   # size and mode without a model; pixels when needed
+    Image.open("photo.tok").load(look="natural")              # another look than the model's usual one
     image.save("photo.tok", tokens=64, tiles="auto")          # options of titokc.encode; what other formats have
                                                               # (quality, dpi, exif, ...) is ignored
 
@@ -46,12 +47,13 @@ class TokImageFile(ImageFile.ImageFile):
         self._mode = "RGB"
         self.info = {"model": header.model, "tokens_per_tile": header.tokens_per_tile}
 
-    def load(self) -> Any:
-        if self._im is None:
+    def load(self, look: str = "") -> Any:
+        """look: as `titokc.DecodeOptions` has it; given, pixels that are there already are made anew."""
+        if self._im is None or look:
             from titokc.codec import decode
 
             try:
-                self.im = decode(self._data).im
+                self.im = decode(self._data, look=look).im
             except TitokcError as error:
                 raise TokLoadError(str(error)) from error
             if self._exclusive_fp:

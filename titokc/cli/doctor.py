@@ -177,6 +177,7 @@ def _round_trip() -> dict[str, Any]:
     return {
         "model": info.name,
         "code": info.code.hex(),
+        "looks": ", ".join(info.looks),
         "file_bytes": len(data),
         "mean_error": round(sum(mean) / 3, 2),
         "load_ms": round((loaded - start) * 1e3),

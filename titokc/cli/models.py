@@ -34,12 +34,13 @@ def list_models(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows))
         return
-    table = [("NAME", "TOKENS", "BITS", "PAYLOAD", "WEIGHTS", "WHERE")]
+    table = [("NAME", "TOKENS", "BITS", "PAYLOAD", "WEIGHTS", "LOOKS", "WHERE")]
     for row in rows:
         tokens = row["tokens"] and ("{}..{}" if row["tokens"][0] < row["tokens"][1] else "{}").format(*row["tokens"])
         payload = f"{row['payload_bytes']} B" if row["payload_bytes"] else "?"
         weights = f"{row['weights_bytes'] / 1e6:,.0f} MB" if row["weights_bytes"] else "?"
-        table.append((row["name"], tokens or "?", str(row["bits"] or "?"), payload, weights, row["where"]))
+        looks = ", ".join(row["looks"] or "?")
+        table.append((row["name"], tokens or "?", str(row["bits"] or "?"), payload, weights, looks, row["where"]))
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for line in table:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
@@ -193,6 +194,7 @@ def _row(name: str, files: places.ModelFiles | None) -> dict[str, Any]:
         "bits": bits,
         "payload_bytes": (most * bits + 7) // 8 if most and bits else None,
         "weights_bytes": size,
+        "looks": list(config.looks) if config else None,
         "where": where,
         "path": str(files.weights) if files else None,
         "repository": release.repo_id if release else None,

@@ -21,7 +21,7 @@ class Config(Protocol):
     """What defines a tokenizer apart from its weights: a frozen dataclass that refuses what cannot be (ValueError).
 
     architecture: the name under which `titokc.models.TABLE` has its room. codebook_size: V. counts: the fewest and the
-    most tokens that `encode` makes.
+    most tokens that `encode` makes. looks: as the tokenizer's.
     """
 
     architecture: ClassVar[str]
@@ -31,6 +31,9 @@ class Config(Protocol):
 
     @property
     def counts(self) -> tuple[int, int]: ...
+
+    @property
+    def looks(self) -> tuple[str, ...]: ...
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json says."""
