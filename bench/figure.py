@@ -2,6 +2,7 @@
 
 python bench/figure.py PHOTO... -o bench/figures/kodak-256.png
 python bench/figure.py FOLDER --worst ROWS -o bench/figures/worst.png    those of a run with the lowest PSNR
+python bench/figure.py PHOTO... --looks -o bench/figures/looks.jpg       both looks of a file beside WebP, at 107 bytes
 """
 
 import argparse
@@ -15,7 +16,9 @@ from titokc.bench.contenders.interface import Found, enlarged
 from titokc.bench.images import Source, load
 from titokc.bench.rows import Rows
 
-TOKENS = (32, 64, 128)
+# Tokens and look of each picture between the original and WebP.
+SIZES = ((32, "natural"), (64, "natural"), (128, "natural"), (128, "faithful"))
+LOOKS = ((64, "faithful"), (64, "natural"))
 SIDE, GAP, CAPTION = 224, 4, 22
 WORST = 4
 
@@ -24,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, nargs="+")
     parser.add_argument("--worst", type=Path, metavar="ROWS", help="rows.jsonl of a run on the folder PHOTOS")
+    parser.add_argument("--looks", action="store_true", help="one size, both looks, in full size")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     photos = worst(arguments.worst, arguments.photos[0]) if arguments.worst else arguments.photos
@@ -32,16 +36,16 @@ def main() -> None:
     for path in photos:
         photo = load(Source(path.name, path), "center-square-256")
         panels = [(photo, "original")]
-        for tokens in TOKENS:
+        for tokens, look in LOOKS if arguments.looks else SIZES:
             data = codec.encode(photo, tokens=tokens)
-            panels.append((codec.decode(data), f"titokc, {len(data)} bytes"))
+            panels.append((codec.decode(data, look=look), f"{look}, {len(data)} bytes"))
         found = WebP().best(photo, len(data))
         if isinstance(found, Found):
             small = WebP().decode(found.data)
             panels.append((enlarged(small, photo.size, found.enlarge), f"WebP, {len(found.data)} bytes"))
         rows.append(panels)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    sheet(rows).save(arguments.output, optimize=True)
+    sheet(rows, 256 if arguments.looks else SIDE).save(arguments.output, optimize=True, quality=88)
 
 
 def worst(rows: Path, folder: Path) -> list[Path]:
@@ -52,16 +56,16 @@ def worst(rows: Path, folder: Path) -> list[Path]:
     return [folder / name for name in sorted(psnr, key=lambda name: psnr[name])[:WORST]]
 
 
-def sheet(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
+def sheet(rows: list[list[tuple[Image.Image, str]]], side: int) -> Image.Image:
     """Rows of pictures with their captions below."""
-    high = SIDE + CAPTION
-    made = Image.new("RGB", (len(rows[0]) * (SIDE + GAP) - GAP, len(rows) * high), "white")
+    high = side + CAPTION
+    made = Image.new("RGB", (len(rows[0]) * (side + GAP) - GAP, len(rows) * high), "white")
     draw, font = ImageDraw.Draw(made), ImageFont.load_default(14)
     for row, panels in enumerate(rows):
         for column, (picture, caption) in enumerate(panels):
-            left = column * (SIDE + GAP)
-            made.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (left, row * high))
-            draw.text((left + 2, row * high + SIDE + 2), caption, fill="black", font=font)
+            left = column * (side + GAP)
+            made.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (left, row * high))
+            draw.text((left + 2, row * high + side + 2), caption, fill="black", font=font)
     return made
 
 
