@@ -156,6 +156,11 @@ class _Crew:
         self._waiting: deque[tuple[_Kind, np.ndarray, Future]] = deque()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(workers, "titokc", initializer=_use_threads, initargs=(threads,))
+        # All of them begin now, so that nobody sees their setting of torch's threads later on.
+        begun = threading.Barrier(workers + 1)
+        for _ in range(workers):
+            self._pool.submit(begun.wait)
+        begun.wait()
 
     def run(self, kind: _Kind, rows: np.ndarray) -> np.ndarray:
         """[N, ...] -> [N, ...], in order. Rows that wait when an exception ends the call are dropped."""
