@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from titokc import container, engines, payload
 from titokc.budget import candidates, header_of
-from titokc.container import FINGERPRINT_SIZE, MAX_FILE_SIZE, MAX_SIDE, Header
+from titokc.container import FINGERPRINT_SIZE, MAX_FILE_SIZE, MAX_SIDE, Examined, Header
 from titokc.errors import LimitExceededError, ModelMismatchError, ModelNotFoundError, TitokcError, UsageError
 from titokc.files import read_bytes
 from titokc.ids import CUSTOM_MODEL_ID
@@ -171,23 +171,26 @@ class Codec:
         return best, None if options.effort else best_indices
 
     def _decode(self, source: TokFile, options: DecodeOptions, work: Work) -> Decoded:
-        data, notes = _data(source, options.form), []
+        notes: tuple[str, ...] = ()
+        data = _data(source, options.form)
         if options.form == "tok":
             # With another size for the result, the file's own makes no pixels.
             limits = replace(self.limits, max_pixels=MAX_SIDE**2, max_side=MAX_SIDE) if options.size else self.limits
             header, indices = container.unpack(data, partial=options.partial, limits=limits)
+            if options.partial:
+                notes = _left_of(container.examine(data, partial=True, limits=limits))
             engine = self._engine_for(header)
         else:
             with _concerning_all():
                 engine = self._engine()
             header, indices = _unpack_bare(data, engine.info, options, self.limits)
+            if options.partial:
+                notes = (f"{header.tokens_per_tile} tokens a tile are there; a payload alone has no checksum",)
         _check(header, engine.info)
         payload.check_indices(indices, engine.info.codebook_size)
         size = options.size or (header.width, header.height)
         self.limits.check(size)
-        if options.partial:
-            notes.append(f"{header.tokens_per_tile} tokens a tile are there; no checksum was compared")
-        return Decoded(_to_picture(indices, header, engine, options.look, size, work), header, tuple(notes))
+        return Decoded(_to_picture(indices, header, engine, options.look, size, work), header, notes)
 
     def _engine(self, model: Any = None) -> Engine:
         """That of a model; by default of the one that was given, or else the one that encodes."""
@@ -306,6 +309,14 @@ def _data(source: TokFile, form: str) -> bytes:
     raise UsageError(f"expected the bytes of a file, its path or an open binary file; found {type(source).__name__}")
 
 
+def _left_of(found: Examined) -> tuple[str, ...]:
+    """What to say of a file that was cut short; nothing of a whole one."""
+    if found.checksum_checked:
+        return ()
+    declared = found.header.tokens_per_tile
+    return (f"{found.tokens_found} tokens a tile are there, of {declared}; the checksum is not: they may be wrong",)
+
+
 def _unpack_bare(data: bytes, info: ModelInfo, options: DecodeOptions, limits: Limits) -> tuple[Header, list[int]]:
     from titokc import tiling
 
@@ -328,7 +339,7 @@ def _fits(header: Header, info: ModelInfo) -> bool:
     """Whether this is the code that the file was made in, as far as its header tells."""
     return (
         info.code[:FINGERPRINT_SIZE] == header.fingerprint
-        and info.bits == header.bits_per_index
+        and (info.bits, info.nested) == (header.bits_per_index, header.nested)
         and (info.id in {header.model_id, CUSTOM_MODEL_ID} or header.model_id == CUSTOM_MODEL_ID)
         and info.max_tokens >= header.tokens_per_tile
     )

@@ -302,10 +302,14 @@ def _unidentified(start: bytes, pages: list[Page]) -> str:
 
 
 def _colour(background: Background) -> tuple[int, ...]:
-    if isinstance(background, (tuple, list)) and len(background) == 3:
+    if (
+        isinstance(background, (tuple, list))
+        and len(background) == 3
+        and all(part in range(256) for part in background)
+    ):
         return tuple(background)
     if not isinstance(background, str):
-        raise UsageError(f"background {background!r} is no colour: expected a name, #rrggbb or (r, g, b)")
+        raise UsageError(f"background {background!r} is no colour: expected a name, #rrggbb or (r, g, b) of 0..255")
     try:
         return ImageColor.getrgb(background)[:3]
     except ValueError:
