@@ -73,7 +73,7 @@ LOOKS = (("kodak-256", "Kodak"), ("val-256", "the 100 photographs"))
 LOOKING = ("nano", "nano:natural", "webp")
 LOOKS_HEADING = (
     "How they look, at equal bytes, to judges that no training has seen: LPIPS (squeeze) and FID-768 (a stand-in for\n"
-    "Inception's FID, to be compared within this table only; lower is nearer), and PSNR. Both looks are of the same files."
+    "Inception's FID, comparable within this table only; lower is nearer), and PSNR. Both looks are of the same files."
 )
 
 
