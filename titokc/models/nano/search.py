@@ -15,8 +15,8 @@ Gain in dB over the nearest tokens and milliseconds of one busy core, 25 held-ou
     128 tokens      0  .14  .18  .20  .22  .25  .29  .31  .32
     128 tokens, ms  6   76  127  170  210  275  335  448  655
 
-More rounds never give less. Of two numbers of tokens the larger can give less where it adds little: what is found
-scatters by a tenth of a decibel.
+More rounds never give less. More tokens can, as what is found scatters: usually by a tenth of a decibel, on photographs
+that gain a whole one by half of it (bench/LOG.md).
 """
 
 from __future__ import annotations
