@@ -48,6 +48,8 @@ bench: $(RUNS)
 	$(BIN)/python bench/publish.py $(REPORTS)
 	$(BIN)/python bench/figure.py $(KODAK)/kodim03.png $(KODAK)/kodim07.png $(KODAK)/kodim15.png $(KODAK)/kodim23.png \
 		-o bench/figures/kodak-256.png
+	$(BIN)/python bench/figure.py $(KODAK)/*.png --looks -o bench/figures/looks-kodak.jpg
+	$(BIN)/python bench/figure.py $$(ls $(VAL)/*.jpg | head -40) --looks -o bench/figures/looks-val.jpg
 	$(BIN)/python bench/figure.py $(VAL) --worst bench/results/val-256/rows.jsonl -o bench/figures/worst.png
 
 $(RUNS): folders $(VENV)/.bench
@@ -57,22 +59,22 @@ folders:
 		echo "needed: KODAK=folder of the 24 photos, VAL=folder of the 100, VAL_1K=archive of the 1,000"; exit 2; }
 
 kodak-256:
-	$(TITOKC_BENCH) $(KODAK) --codecs nano,$(BASELINES),jpeg-progressive,thumbhash,blurhash \
-		--metrics $(PAIRWISE),$(SETS),fd-lite0,peak-memory -o $(REPORTS)/$@
+	$(TITOKC_BENCH) $(KODAK) --codecs nano,nano:natural,$(BASELINES),jpeg-progressive,thumbhash,blurhash \
+		--metrics $(PAIRWISE),mean-psnr,$(SETS),fd-lite0,peak-memory -o $(REPORTS)/$@
 
 val-256:
-	$(TITOKC_BENCH) $(VAL) --codecs nano,$(BASELINES) --metrics $(PAIRWISE),$(SETS) -o $(REPORTS)/$@
+	$(TITOKC_BENCH) $(VAL) --codecs nano,nano:natural,$(BASELINES) --metrics $(PAIRWISE),mean-psnr,$(SETS) -o $(REPORTS)/$@
 
 kodak-larger:
 	$(TITOKC_BENCH) $(KODAK) --bytes 304,400,592 --codecs nano,$(BASELINES) --metrics $(PAIRWISE),$(SETS) -o $(REPORTS)/$@
 
 kodak-native:
-	$(TITOKC_BENCH) $(KODAK) --crop none --bytes 206,592 --codecs nano,$(BASELINES) --metrics $(PAIRWISE),$(SETS) \
+	$(TITOKC_BENCH) $(KODAK) --crop none --bytes 206,592 --codecs nano,nano:natural,$(BASELINES) --metrics $(PAIRWISE),$(SETS) \
 		-o $(REPORTS)/$@
 
 # 1,000 pictures: for distances between sets, and guards of texture.
 val-1k:
-	$(TITOKC_BENCH) $(VAL_1K) --codecs nano,$(BASELINES) --metrics $(PAIRWISE),mean-psnr,$(SETS) --gallery 24 -o $(REPORTS)/$@
+	$(TITOKC_BENCH) $(VAL_1K) --codecs nano,nano:natural,$(BASELINES) --metrics $(PAIRWISE),mean-psnr,$(SETS) --gallery 24 -o $(REPORTS)/$@
 
 # Kodak at the sizes that others have published (bench/beside.py).
 kodak-beside:
