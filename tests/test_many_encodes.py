@@ -38,4 +38,4 @@ def grown(codec, picture, times):
 def test_nothing_grows(tiny, photo, times):
     memory, files, threads = grown(Codec(tokenizer=tiny), photo(48, 36), times)
     assert memory < 4 << 20  # 200 bytes a picture would be that much
-    assert (files, threads) == (0, 0)
+    assert max(files, threads) <= 0  # fewer where those of earlier tests end meanwhile
