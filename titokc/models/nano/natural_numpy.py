@@ -1,7 +1,8 @@
 """nano's natural look in NumPy, one picture at a time; `titokc.models.nano.natural` draws and explains it.
 
-Maps are [H, W, C] here, so that a convolution is three products of matrices: of the columns left, here and right of a
-place, for the rows above, here and below.
+Maps are [H, W, C] here. Convolutions of 3x3 are F(4x4, 3x3) of A. Lavin and S. Gray, "Fast algorithms for convolutional
+neural networks", arXiv 1509.09308: 36 products of vectors for each 16 places instead of 144, in half to three quarters
+of the time that products over columns take. Float32 loses 1e-5 of the values by it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,22 @@ from titokc.weights.arrays import expanded
 BLOCKS, NOISE, FINE_NOISE, WAVES = 6, 8, 4, 8
 _SLOPE, _SCALE = np.float32(0.2), np.float32(0.1)
 
+# F(4, 3): what weights, windows and products are multiplied by along each axis.
+_WEIGHTS = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], np.float32) / 24
+_WINDOWS = np.array(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ],
+    np.float32,
+)
+_PRODUCTS = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], np.float32)
+_INTO, _OUT_OF = np.kron(_WINDOWS, _WINDOWS), np.kron(_PRODUCTS, _PRODUCTS)
+
 
 class Generator:
     """Faithful picture -> natural picture. tensors: nano's by name, as stored (KeyError, ValueError for what does not
@@ -33,21 +50,22 @@ class Generator:
                 raise ValueError(f"natural.{name} is {found.shape}, expected {shape}")
             return found
 
-        def conv(name: str, inputs: int, outputs: int, size: int = 3) -> tuple[np.ndarray, np.ndarray]:
-            """[size, size * inputs, outputs] and [outputs]."""
-            weight = tensor(f"{name}.weight", outputs, inputs, size, size).transpose(2, 3, 1, 0)
-            return weight.reshape(size, size * inputs, outputs), tensor(f"{name}.bias", outputs)
+        def pointwise(name: str, inputs: int, outputs: int) -> Pointwise:
+            return Pointwise(tensor(f"{name}.weight", outputs, inputs, 1, 1), tensor(f"{name}.bias", outputs))
 
-        def residual(name: str, channels: int) -> list[tuple[np.ndarray, np.ndarray]]:
-            return [conv(f"{name}.{part}", channels, channels) for part in ("one", "two")]
+        def conv(name: str, inputs: int, outputs: int) -> Convolution:
+            return Convolution(tensor(f"{name}.weight", outputs, inputs, 3, 3), tensor(f"{name}.bias", outputs))
+
+        def residual(name: str, channels: int) -> tuple[Convolution, Convolution]:
+            return conv(f"{name}.one", channels, channels), conv(f"{name}.two", channels, channels)
 
         self._stem = conv("stem", 48 + NOISE, width)
         self._vit = tensor("vit.weight", width, config.width), tensor("vit.bias", width)
         self._count = tensor("count.weight", width, WAVES), tensor("count.bias", width)
-        self._down, self._up = conv("down", 4 * width, inner, 1), conv("up", inner, 4 * width, 1)
+        self._down, self._up = pointwise("down", 4 * width, inner), pointwise("up", inner, 4 * width)
         self._inner = [residual(f"inner.{at}", inner) for at in range(BLOCKS)]
         self._outer = residual("outer", width)
-        self._to_fine, self._fine = conv("to_fine", width, 4 * fine, 1), conv("fine", fine + FINE_NOISE, fine)
+        self._to_fine, self._fine = pointwise("to_fine", width, 4 * fine), conv("fine", fine + FINE_NOISE, fine)
         self._to_last, self._last = conv("to_last", fine, 4 * last), conv("last", last, 3)
         grid = config.thumb_size // config.patch_size
         self._spread = _bilinear(grid, config.image_size // 4)
@@ -64,18 +82,18 @@ class Generator:
         count = np.cos(np.float32(math.pi) * np.float32(len(tokens) / self._tokens) * waves)
 
         x = 2 * unshuffled(picture.transpose(1, 2, 0) - np.float32(0.5), 4)
-        x = convolved(np.concatenate([x, coarse], 2), self._stem)
+        x = self._stem(np.concatenate([x, coarse], 2))
         x += self._seen(features)
         x += self._count[0] @ count + self._count[1]
-        y = convolved(leaky(unshuffled(x, 2)), self._down)
+        y = self._down(leaky(unshuffled(x, 2)))
         for block in self._inner:
             y += _residual(y, block)
-        x += shuffled(convolved(leaky(y), self._up), 2)
+        x += shuffled(self._up(leaky(y)), 2)
         x += _residual(x, self._outer)
-        x = shuffled(convolved(leaky(x), self._to_fine), 2)
-        x += convolved(np.concatenate([leaky(x), fine], 2), self._fine)
-        x = shuffled(convolved(leaky(x), self._to_last), 2)
-        return picture + _SCALE * convolved(leaky(x), self._last).transpose(2, 0, 1)
+        x = shuffled(self._to_fine(leaky(x)), 2)
+        x += self._fine(np.concatenate([leaky(x), fine], 2))
+        x = shuffled(self._to_last(leaky(x)), 2)
+        return picture + _SCALE * self._last(leaky(x)).transpose(2, 0, 1)
 
     def _seen(self, features: np.ndarray) -> np.ndarray:
         """[P, D] -> [S/4, S/4, W]."""
@@ -85,20 +103,44 @@ class Generator:
         return np.tensordot(self._spread, rows, (1, 1)).transpose(1, 0, 2)
 
 
-def convolved(x: np.ndarray, layer: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """[H, W, C] -> [H, W, out], zeros beyond the borders; layer: weight [size, size C, out] and bias, size 1 or 3."""
-    weight, bias = layer
-    height, width, channels = x.shape
-    if len(weight) == 1:
-        return (x.reshape(-1, channels) @ weight[0] + bias).reshape(height, width, -1)
-    columns = np.zeros((height + 2, width, 3 * channels), np.float32)
-    columns[1:-1, 1:, :channels] = x[:, :-1]
-    columns[1:-1, :, channels : 2 * channels] = x
-    columns[1:-1, :-1, 2 * channels :] = x[:, 1:]
-    y = np.broadcast_to(bias, (height * width, len(bias))).copy()
-    for row in range(3):
-        y += columns[row : row + height].reshape(height * width, -1) @ weight[row]
-    return y.reshape(height, width, -1)
+class Pointwise:
+    """A convolution of 1x1: float32 [H, W, C] -> [H, W, out]. weight: [out, C, 1, 1], bias: [out]."""
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        self._weight, self._bias = np.ascontiguousarray(weight[:, :, 0, 0].T), bias
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return (x.reshape(-1, x.shape[2]) @ self._weight + self._bias).reshape(*x.shape[:2], -1)
+
+
+class Convolution:
+    """A convolution of 3x3, zeros beyond the borders: float32 [H, W, C] -> [H, W, out].
+
+        6x6 windows, one every 4 places [36, N, C] -> _INTO -> times weights [36, C, out] -> _OUT_OF -> [16, N, out]
+
+    weight: [out, C, 3, 3], bias: [out].
+    """
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        outputs, inputs = weight.shape[:2]
+        rows = np.tensordot(weight, _WEIGHTS, (2, 1))
+        both = np.tensordot(rows, _WEIGHTS, (2, 1)).reshape(outputs, inputs, 36)
+        self._weight, self._bias = np.ascontiguousarray(both.transpose(2, 1, 0)), bias
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        height, width, channels = x.shape
+        down, across, outputs = -(-height // 4), -(-width // 4), len(self._bias)
+        padded = np.zeros((4 * down + 4, 4 * across + 4, channels), np.float32)
+        padded[1 : height + 1, 1 : width + 1] = x
+        windows = np.empty((6, 6, down, across, channels), np.float32)
+        for i in range(6):
+            for j in range(6):
+                windows[i, j] = padded[i : i + 4 * down : 4, j : j + 4 * across : 4]
+        products = (_INTO @ windows.reshape(36, -1)).reshape(36, down * across, channels) @ self._weight
+        blocks = (_OUT_OF @ products.reshape(36, -1)).reshape(4, 4, down, across, outputs)
+        y = np.empty((down, 4, across, 4, outputs), np.float32)
+        np.add(blocks, self._bias, out=y.transpose(1, 3, 0, 2, 4))
+        return y.reshape(4 * down, 4 * across, outputs)[:height, :width]
 
 
 def leaky(x: np.ndarray) -> np.ndarray:
@@ -119,8 +161,8 @@ def shuffled(x: np.ndarray, by: int) -> np.ndarray:
     return squares.transpose(0, 3, 1, 4, 2).reshape(height * by, width * by, -1)
 
 
-def _residual(x: np.ndarray, block: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    return convolved(leaky(convolved(leaky(x), block[0])), block[1])
+def _residual(x: np.ndarray, block: tuple[Convolution, Convolution]) -> np.ndarray:
+    return block[1](leaky(block[0](leaky(x))))
 
 
 def _bilinear(size: int, larger: int) -> np.ndarray:
