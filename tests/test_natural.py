@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from titokc import engines, weights
+from titokc import engines, payload, weights
+from titokc.bench.images import CENTER_SQUARE, Source, load
 from titokc.codec import Codec
 from titokc.errors import UsageError, WeightsError
+from titokc.judge import texture
 from titokc.models.nano.config import NanoConfig
 from titokc.models.nano.natural import Generator
 from titokc.models.nano.natural_numpy import Convolution, Pointwise, leaky, shuffled, unshuffled
@@ -128,6 +130,31 @@ def test_generators_that_do_not_fit_are_refused_by_name(folder: Path, tokens: np
     (copy / "config.json").write_text((folder / "config.json").read_text().replace('"natural": 8', '"natural": 16'))
     with pytest.raises(WeightsError, match=r"natural\.stem\.weight is .*, expected"):
         engines.open(copy).decode(tokens, "natural")
+
+
+def test_nano_1_adds_texture_where_it_is_missing_and_little_elsewhere() -> None:
+    """Two samples with 20 smooth blocks only catch a decoder that paints everything; what it may add is a matter of
+    1,000 pictures (bench/README.md)."""
+    samples = Path(__file__).parents[1] / "bench" / "samples"
+    originals = [np.asarray(load(Source(path.name, path), CENTER_SQUARE)) for path in sorted(samples.glob("*.jpg"))]
+    engine = engines.open("nano")
+    tokens = engine.encode(np.stack(originals), 96, 0)
+    known = np.concatenate([texture.deviations(picture) for picture in originals])
+    smooth, busy = {}, {}
+    for look in engine.info.looks:
+        found = np.concatenate([texture.deviations(picture) for picture in engine.decode(tokens, look)])
+        smooth[look], busy[look] = texture.smooth_ratio(known, found), texture.busy_ratio(known, found)
+    assert smooth["natural"] < 1.25 * smooth["faithful"]
+    assert busy["natural"] > busy["faithful"]
+
+
+def test_each_tile_has_noise_of_its_own_tokens(folder: Path, tokens: np.ndarray) -> None:
+    engine, codec = engines.open(folder), Codec(folder)
+    data = payload.pack_bare(tokens[:2].T.ravel().tolist(), engine.info.bits)
+    picture = np.asarray(codec.decode(data, form="bare", partial=True, tiles=(1, 2), size=(128, 64), look="natural"))
+    tiles = engine.decode(tokens[:2], "natural")
+    assert np.array_equal(picture[:, 2:62], tiles[0][:, 2:62])
+    assert np.array_equal(picture[:, 66:126], tiles[1][:, 2:62])
 
 
 def _sizes(config: NanoConfig) -> dict[str, int]:
