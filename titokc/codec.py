@@ -225,7 +225,9 @@ class Codec:
     def _in_order(
         self, convert: Callable[[Any, Work], Any], sources: Iterable[Any], return_errors: bool
     ) -> Iterator[Any]:
-        """At most as many at a time as keep the engines busy."""
+        """At most as many at a time as keep the engines busy. What cannot be many is refused at once."""
+        if isinstance(sources, (str, bytes, bytearray, memoryview, os.PathLike)) or not isinstance(sources, Iterable):
+            raise UsageError(f"expected a list or an iterator, found one {type(sources).__name__}")
 
         def width() -> int:
             return 2 + max((engine.width for engine in self._engines.values()), default=0)

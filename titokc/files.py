@@ -3,6 +3,7 @@
 Nothing else in the package makes data reach the disk (fsync).
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,6 +23,15 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
             return stream.read(limit + 1)
     except OSError as error:
         raise InputError(f"cannot be read: {reason(error)}") from error
+
+
+def sha256(path: Path) -> str:
+    """A file's SHA-256 in hex. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = True) -> None:

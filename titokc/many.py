@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +9,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from titokc.errors import TitokcError, UsageError
+from titokc.errors import TitokcError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,18 +61,6 @@ def in_order(
 
     return_errors: yield a source's TitokcError in its place instead of raising it, unless it concerns all.
     """
-    if isinstance(sources, (str, bytes, bytearray, memoryview, os.PathLike)) or not isinstance(sources, Iterable):
-        raise UsageError(f"expected a list or an iterator, found one {type(sources).__name__}")
-    return _in_order(convert, sources, width, progress, return_errors)
-
-
-def _in_order(
-    convert: Callable[[Any, Work], Any],
-    sources: Iterable[Any],
-    width: Callable[[], int],
-    progress: Callable[[int, int], object] | None,
-    return_errors: bool,
-) -> Iterator[Any]:
     stopped = threading.Event()
     pending: deque[Future] = deque()
 

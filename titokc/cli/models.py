@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from titokc.errors import InputError, ModelError, ModelMismatchError, ModelNotFoundError, TitokcError
+from titokc.files import sha256
 from titokc.ids import KNOWN_MODELS
 from titokc.models import EMBEDDED, configured, releases
 from titokc.models.titok.releases import GOLDEN_TOKENS, NEAR_TIE, Mismatch, mismatches, published
@@ -57,7 +58,7 @@ def fetch(names: tuple[str, ...]) -> None:
     for name in names:
         weights = places.fetch(name).weights
         click.echo(weights)
-        click.echo(f"{name}: SHA-256 {places.file_hash(weights)}", err=True)
+        click.echo(f"{name}: SHA-256 {sha256(weights)}", err=True)
 
 
 @models.command()

@@ -2,14 +2,13 @@
 hashes, and their download. `titokc.judge.networks` and `titokc.judge.inception` load them, for losses and scores alike.
 """
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from titokc.errors import MetricWeightsMissingError
-from titokc.files import expanded
+from titokc.files import expanded, sha256
 
 
 class NetworkFile(NamedTuple):
@@ -93,14 +92,6 @@ def find(
     raise MetricWeightsMissingError(f"{named}{purpose} is not in {where}; {getting}, or {without}")
 
 
-def sha256_of(path: Path) -> str:
-    sha256 = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            sha256.update(block)
-    return sha256.hexdigest()
-
-
 def _hub_cache() -> Path:
     """torch.hub.get_dir()/checkpoints, without importing torch."""
     cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -108,7 +99,7 @@ def _hub_cache() -> Path:
 
 
 def _checked(path: Path, file: NetworkFile) -> Found:
-    digest = sha256_of(path)
+    digest = sha256(path)
     if not digest.startswith(file.sha256):
         raise MetricWeightsMissingError(
             f"{path} is damaged or another file: its SHA-256 starts with {digest[:8]}, expected {file.sha256[:8]}"

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titokc.errors import MetricWeightsMissingError, WeightsError
-from titokc.judge.files import sha256_of
+from titokc.files import sha256
 
 # (blocks, kernel, stride of the first, output channels); all but the first group expand six-fold.
 GROUPS = ((1, 3, 1, 16), (2, 3, 2, 24), (2, 5, 2, 40), (3, 3, 2, 80), (3, 5, 1, 112), (4, 5, 2, 192), (1, 3, 1, 320))
@@ -94,7 +94,7 @@ class EfficientNetLite0(nn.Module):
             network.load(torch.load(path, map_location="cpu", weights_only=True))
         except (OSError, KeyError, RuntimeError) as error:
             raise WeightsError(f"{path}: not the weights of EfficientNet-Lite0 ({error})") from error
-        network.weights = {path.name: sha256_of(path)}
+        network.weights = {path.name: sha256(path)}
         return network
 
     @torch.no_grad()

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titokc.errors import MetricWeightsMissingError, WeightsError
-from titokc.judge.files import CONVNEXT_S, LPIPS_TRUNKS, Found, find, sha256_of
+from titokc.files import sha256
+from titokc.judge.files import CONVNEXT_S, LPIPS_TRUNKS, Found, find
 from titokc.judge.lite0 import EfficientNetLite0
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -72,7 +73,7 @@ class LPIPS(nn.Module):
         self._fill_trunk(read(found), found.path)
         heads = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{trunk}.pth"
         self._check_heads(heads)
-        self.weights = {found.path.name: found.sha256, f"lpips/{heads.name}": sha256_of(heads)}
+        self.weights = {found.path.name: found.sha256, f"lpips/{heads.name}": sha256(heads)}
         self.eval().requires_grad_(False)
 
     def forward(self, output: Tensor, images: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 No torch here, so that listing models is fast; `titokc.weights.load` reads what is found.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from titokc.errors import ModelNotFoundError, UsageError, WeightsError
-from titokc.files import expanded
+from titokc.files import expanded, sha256
 from titokc.models import EMBEDDED, EMBEDDED_FILE, Release, releases
 
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -98,22 +97,13 @@ def fetch(name: str) -> ModelFiles:
                 raise
             except errors.EntryNotFoundError:
                 continue
-            if release.sha256 and (found := file_hash(weights)) != release.sha256:
+            if release.sha256 and (found := sha256(weights)) != release.sha256:
                 raise WeightsError(f"{weights}: its SHA-256 is {found}, expected {release.sha256} for {name}")
             return ModelFiles(weights, config, name)
     except (errors.EntryNotFoundError, *http_errors) as error:
         detail = " ".join(str(error).split())
         raise ModelNotFoundError(f"{name} could not be downloaded from {repo_id}: {detail}") from error
     raise ModelNotFoundError(f"{repo_id} on the hub has neither {' nor '.join(WEIGHTS_NAMES)}")
-
-
-def file_hash(path: Path) -> str:
-    """A file's SHA-256 in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def is_fetched(files: ModelFiles) -> bool:
