@@ -1,5 +1,6 @@
 """The processes of one training, as torchrun starts them; a lone process is the group of one."""
 
+import gc
 import itertools
 import os
 from collections.abc import Iterator, Mapping
@@ -46,6 +47,7 @@ class Group:
         """While the group is at work: it is left afterwards, and the loss of a process is a `ProcessLostError`."""
         try:
             yield
+            self.wait()  # a process that leaves while others still talk can take them down
         except RuntimeError as error:  # what gloo and NCCL raise says so in its words only
             if self.size > 1 and (isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)):
                 raise ProcessLostError(
@@ -54,6 +56,7 @@ class Group:
             raise
         finally:
             if dist.is_initialized():
+                gc.collect()  # what still holds the group, and would end it after its threads, in Python's own end
                 dist.destroy_process_group()
 
     @property
