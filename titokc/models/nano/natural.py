@@ -21,14 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titokc.models.nano.natural_numpy import BLOCKS, FINE_NOISE, NOISE, SCALE, SLOPE, WAVES
+
 NATURAL = "natural"
-BLOCKS = 6
-# Channels of noise at a quarter and at a half of the picture's side.
-NOISE, FINE_NOISE = 8, 4
-WAVES = 8
-SLOPE = 0.2
-# What the last layer gives is in tenths.
-SCALE = 0.1
 
 
 class _Residual(nn.Module):

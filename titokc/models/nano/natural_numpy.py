@@ -16,8 +16,13 @@ from titokc.models.nano.config import NanoConfig
 from titokc.models.nano.noise import noise
 from titokc.weights.arrays import expanded
 
-BLOCKS, NOISE, FINE_NOISE, WAVES = 6, 8, 4, 8
-_SLOPE, _SCALE = np.float32(0.2), np.float32(0.1)
+BLOCKS = 6
+# Channels of noise at a quarter and at a half of the picture's side.
+NOISE, FINE_NOISE = 8, 4
+WAVES = 8
+SLOPE = 0.2
+# What the last layer gives is in tenths.
+SCALE = 0.1
 
 # F(4, 3): what weights, windows and products are multiplied by along each axis.
 _WEIGHTS = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], np.float32) / 24
@@ -93,7 +98,7 @@ class Generator:
         x = shuffled(self._to_fine(leaky(x)), 2)
         x += self._fine(np.concatenate([leaky(x), fine], 2))
         x = shuffled(self._to_last(leaky(x)), 2)
-        return picture + _SCALE * self._last(leaky(x)).transpose(2, 0, 1)
+        return picture + np.float32(SCALE) * self._last(leaky(x)).transpose(2, 0, 1)
 
     def _seen(self, features: np.ndarray) -> np.ndarray:
         """[P, D] -> [S/4, S/4, W]."""
@@ -144,7 +149,7 @@ class Convolution:
 
 
 def leaky(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, _SLOPE * x)
+    return np.maximum(x, np.float32(SLOPE) * x)
 
 
 def unshuffled(x: np.ndarray, by: int) -> np.ndarray:
