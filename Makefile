@@ -1,5 +1,5 @@
 # make demo: install (without torch), then encode and decode a photo. make test: lint, types and tests.
-# make bench KODAK=folder VAL=folder VAL_1K=archive METRIC_WEIGHTS=folder: every published number.
+# make bench KODAK=folder VAL=folder VAL_1K=archive METRIC_WEIGHTS=folder: every published number and figure.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ PHOTO ?= bench/samples/coffee.jpg
 
 # Runs of the benchmark go to REPORTS, a folder that git ignores; what is published of them is copied to bench/results/.
 REPORTS ?= reports
-RUNS := kodak-256 val-256 kodak-larger kodak-native val-1k kodak-beside
+RUNS := kodak-256 val-256 kodak-larger kodak-native kodak-curve val-1k kodak-beside
 BASELINES := webp,avif,jpeg,jpeg2000,jpegxl
 PAIRWISE := psnr,ssim,ms-ssim,lpips-squeeze,eld
 SETS := fid-768-stand-in,kid-768-stand-in,smooth,busy
@@ -46,6 +46,7 @@ fuzz: $(VENV)/.dev
 # Each run goes on where it stopped; after a change of the weights or of a codec, remove REPORTS first.
 bench: $(RUNS)
 	$(BIN)/python bench/publish.py $(REPORTS)
+	$(BIN)/python bench/curves.py
 	$(BIN)/python bench/figure.py $(KODAK)/kodim03.png $(KODAK)/kodim07.png $(KODAK)/kodim15.png $(KODAK)/kodim23.png \
 		-o bench/figures/kodak-256.png
 	$(BIN)/python bench/figure.py $(KODAK)/*.png --looks -o bench/figures/looks-kodak.jpg
@@ -66,19 +67,28 @@ val-256:
 	$(TITOKC_BENCH) $(VAL) --codecs nano,nano:natural,$(BASELINES) --metrics $(PAIRWISE),mean-psnr,$(SETS) -o $(REPORTS)/$@
 
 kodak-larger:
-	$(TITOKC_BENCH) $(KODAK) --bytes 304,400,592 --codecs nano,$(BASELINES) --metrics $(PAIRWISE),$(SETS) -o $(REPORTS)/$@
+	$(TITOKC_BENCH) $(KODAK) --bytes 304,400,592 --codecs nano,nano:natural,$(BASELINES) \
+		--metrics $(PAIRWISE),$(SETS) -o $(REPORTS)/$@
 
 kodak-native:
 	$(TITOKC_BENCH) $(KODAK) --crop none --bytes 206,592 --codecs nano,nano:natural,$(BASELINES) --metrics $(PAIRWISE),$(SETS) \
 		-o $(REPORTS)/$@
 
-# 1,000 pictures: for distances between sets, and guards of texture.
+# Beyond what nano is for: the right end of the curves (bench/curves.py).
+kodak-curve:
+	$(TITOKC_BENCH) $(KODAK) --bytes 848,1200 --codecs nano,nano:natural,webp,avif,jpegxl,jpeg \
+		--metrics $(PAIRWISE),$(SETS) -o $(REPORTS)/$@
+
+# The first of 1,000 pictures, which are in random order: for distances between sets, and guards of texture.
+VAL_1K_LIMIT ?= 250
 val-1k:
-	$(TITOKC_BENCH) $(VAL_1K) --codecs nano,nano:natural,$(BASELINES) --metrics $(PAIRWISE),mean-psnr,$(SETS) --gallery 24 -o $(REPORTS)/$@
+	$(TITOKC_BENCH) $(VAL_1K) --limit $(VAL_1K_LIMIT) --codecs nano,nano:natural,webp \
+		--metrics $(PAIRWISE),mean-psnr,$(SETS) --gallery 24 -o $(REPORTS)/$@
 
 # Kodak at the sizes that others have published (bench/beside.py).
 kodak-beside:
-	$(TITOKC_BENCH) $(KODAK) --crop none --bytes 285,530 --codecs nano,webp,avif,jpegxl --metrics $(PAIRWISE) -o $(REPORTS)/$@
+	$(TITOKC_BENCH) $(KODAK) --crop none --bytes 285,530 --codecs nano,nano:natural,webp,avif,jpegxl --metrics $(PAIRWISE) \
+		-o $(REPORTS)/$@
 
 # What encodes and decodes: no torch.
 $(VENV)/.core: pyproject.toml

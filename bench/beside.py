@@ -13,18 +13,19 @@ from titokc.bench.rows import EQUAL_BYTES, Row, Rows
 RUN = "kodak-beside"
 PUBLISHED_HERE = ("StableCodec", "DiffEIC", "VTM, QP 52")
 MOST_BYTES = 1100  # of the published rows shown
-LABELS = {"nano": "titokc nano-1", "webp": "WebP", "avif": "AVIF", "jpegxl": "JPEG XL"}
 METRICS = ("psnr", "ms_ssim", "lpips_squeeze")
 HEADINGS = ("codec", "bytes", "bpp", "PSNR (dB)", "MS-SSIM", "LPIPS (squeeze)", "measured")
 
 
-def table(run: Path) -> str:
-    """Our rows, if the run is there, and those that others published, each marked as such."""
+def table(run: Path, labels: dict[str, str]) -> str:
+    """Our rows, if the run is there, in the order of `labels`, and those that others published, each marked as such."""
     groups: dict[tuple[int, str], list[Row]] = {}
     for row in Rows(run):
         if row["view"] == EQUAL_BYTES:
             groups.setdefault((row["budget"], row["codec"]), []).append(row)
-    lines = [_line(LABELS.get(codec, codec), rows) for (_, codec), rows in sorted(groups.items())]
+    order = list(labels)
+    points = sorted(groups, key=lambda point: (point[0], order.index(point[1])))
+    lines = [_line(labels[codec], groups[budget, codec]) for budget, codec in points]
     if not groups:
         lines.append(_cells("ours and the formats", "285, 530", *["not run"] * 4, f"`make {RUN}`"))
     for each in PUBLISHED:

@@ -1,4 +1,4 @@
-"""The tables of the README and of the model card, from the committed rows in bench/results/.
+"""The tables of both READMEs and of the model card, from the committed rows in bench/results/.
 
 python bench/publish.py            writes them between the markers
 python bench/publish.py REPORTS    takes over the figures of the runs in that folder first
@@ -9,6 +9,7 @@ import argparse
 import shutil
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -49,16 +50,25 @@ TABLES = (
         "Kodak and the 100 photographs below guided the design: they are development sets, not untouched tests.",
         ("nano", "webp", "jpegxl", "jpeg2000", "avif", "jpeg", "blurhash"),
     ),
-    Table("val-256", "100 ImageNet photographs that were in no training set, the same way:", ("nano", "webp")),
+    Table(
+        "val-256",
+        "100 ImageNet photographs that were in no training set, the same way:",
+        ("nano", "webp", "jpegxl", "jpeg2000"),
+    ),
     Table(
         "val-1k",
-        "1,000 photographs that were in no training set, the same way; distances of sets are in bench/results/val-1k.",
-        ("nano", "webp", "jpegxl", "jpeg2000", "avif"),
+        "The first 250 of 1,000 other photographs in random order, of 29 sources, in no training set, the same way:",
+        ("nano", "webp"),
     ),
     Table(
         "kodak-larger",
         "Larger budgets, Kodak again: the lead over WebP shrinks with every byte.",
         ("nano", "webp", "jpegxl", "jpeg2000", "avif", "jpeg"),
+    ),
+    Table(
+        "kodak-curve",
+        "Kodak once more, at budgets beyond what nano-1 is for.",
+        ("nano", "webp", "jpegxl", "avif", "jpeg"),
     ),
     Table(
         "kodak-native",
@@ -69,7 +79,7 @@ TABLES = (
 
 
 # Runs whose pictures are compared as they look, and what is shown of them.
-LOOKS = (("kodak-256", "Kodak"), ("val-256", "the 100 photographs"))
+LOOKS = (("kodak-256", "Kodak"), ("val-256", "the 100 photographs"), ("val-1k", "the 250 photographs"))
 LOOKING = ("nano", "nano:natural", "webp")
 LOOKS_HEADING = (
     "How they look, at equal bytes, to judges that no training has seen: LPIPS (squeeze) and FID-768 (a stand-in for\n"
@@ -95,17 +105,43 @@ def tables() -> str:
     for table in TABLES:
         rows = rows_of(RESULTS / table.run)
         if rows:
-            parts.append(f"{table.heading}\n\n" + "\n".join(equal_bytes(rows, table.columns)))
+            parts.append(f"{table.heading}\n\n" + "\n".join(equal_bytes(rows, table.columns, _quality)))
     if lines := looks():
         parts.insert(2, f"{LOOKS_HEADING}\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
+
+
+def looks_of_all() -> str:
+    """LPIPS and FID-768 of every codec, a table for each run."""
+    parts = []
+    for table in TABLES:
+        distances = distances_of(table.run)
+
+        def judged(rows: list[Row], distances: dict[tuple[str, int], float] = distances) -> str:
+            distance = distances.get((rows[0]["codec"], rows[0]["budget"]))
+            lpips = f"{fmean(row['lpips_squeeze'] for row in rows):.3f}"
+            return lpips if distance is None else f"{lpips}, {distance:.2f}"
+
+        rows = rows_of(RESULTS / table.run)
+        unjudged = {row["codec"] for row in rows if not row["reason"] and "lpips_squeeze" not in row}
+        rows = [row for row in rows if row["codec"] not in unjudged]
+        if rows:
+            columns = ("nano", "nano:natural", *table.columns[1:])
+            parts.append(f"{table.run}:\n\n" + "\n".join(equal_bytes(rows, columns, judged)))
+    return "\n\n".join(parts)
+
+
+def distances_of(run: str) -> dict[tuple[str, int], float]:
+    """FID-768 by codec and budget."""
+    sets = read_json(RESULTS / run / "sets.json", [])
+    return {(each["codec"], each["budget"]): each["fid_768_stand_in"] for each in sets if "fid_768_stand_in" in each}
 
 
 def looks() -> list[str]:
     """A line for each run and budget: what independent judges say of both looks and of WebP."""
     lines = []
     for run, title in LOOKS:
-        sets = {(each["codec"], each["budget"]): each for each in read_json(RESULTS / run / "sets.json", [])}
+        distances = distances_of(run)
         groups: dict[int, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
         for row in rows_of(RESULTS / run):
             groups[row["budget"]][row["codec"]].append(row)
@@ -115,7 +151,7 @@ def looks() -> list[str]:
             cells = [f"{title}, {budget} B"]
             for name in LOOKING:
                 lpips, psnr = (fmean(row[metric] for row in codecs[name]) for metric in ("lpips_squeeze", "psnr"))
-                distance = sets.get((name, budget), {}).get("fid_768_stand_in")
+                distance = distances.get((name, budget))
                 cells.append(f"{lpips:.3f} | {'' if distance is None else f'{distance:.2f}'} | {psnr:.2f}")
             lines.append(f"| {' | '.join(cells)} |")
     if not lines:
@@ -129,8 +165,8 @@ def rows_of(folder: Path) -> list[Row]:
     return [row for row in Rows(folder) if row["view"] == EQUAL_BYTES]
 
 
-def equal_bytes(rows: list[Row], columns: tuple[str, ...]) -> list[str]:
-    """A line for each byte budget: the means of every codec that has files of at most so many bytes."""
+def equal_bytes(rows: list[Row], columns: tuple[str, ...], said: Callable[[list[Row]], str]) -> list[str]:
+    """A line for each byte budget: what is said of every codec that has files of at most so many bytes."""
     groups: dict[int, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         groups[row["budget"]][row["codec"]].append(row)
@@ -142,7 +178,7 @@ def equal_bytes(rows: list[Row], columns: tuple[str, ...]) -> list[str]:
     for budget, codecs in sorted(groups.items()):
         counts = sorted(_tiles(row) for row in codecs["nano"])
         tiles = [str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"] if tiled else []
-        cells = [f"{budget} B", f"{8 * budget / pixels:.4f}", *tiles, *(_quality(codecs[name]) for name in columns)]
+        cells = [f"{budget} B", f"{8 * budget / pixels:.4f}", *tiles, *(_cell(codecs[name], said) for name in columns)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -152,13 +188,15 @@ def _tiles(row: Row) -> int:
     return int(grid_rows) * int(grid_columns)
 
 
-def _quality(rows: list[Row]) -> str:
+def _cell(rows: list[Row], said: Callable[[list[Row]], str]) -> str:
     made = [row for row in rows if row["bytes"] is not None]
     if not made:
         return "impossible" if rows else "not run"
-    if len(made) < len(rows):
-        return f"on {len(made)} of {len(rows)}"
-    return f"{fmean(row['psnr'] for row in made):.2f} dB, {fmean(row['ssim'] for row in made):.3f}"
+    return said(made) if len(made) == len(rows) else f"on {len(made)} of {len(rows)}"
+
+
+def _quality(rows: list[Row]) -> str:
+    return f"{fmean(row['psnr'] for row in rows):.2f} dB, {fmean(row['ssim'] for row in rows):.3f}"
 
 
 def write(path: Path, marker: str, text: str, check: bool) -> bool:
@@ -184,7 +222,8 @@ def main() -> None:
     same = [
         write(ROOT / "README.md", "results", text, arguments.check),
         write(ROOT / "titokc" / "weights" / "nano.md", "figures", text, arguments.check),
-        write(ROOT / "bench" / "README.md", "beside", beside.table(RESULTS / beside.RUN), arguments.check),
+        write(ROOT / "bench" / "README.md", "looks", looks_of_all(), arguments.check),
+        write(ROOT / "bench" / "README.md", "beside", beside.table(RESULTS / beside.RUN, LABELS), arguments.check),
     ]
     if arguments.check and not all(same):
         sys.exit("the tables differ from the committed rows: run python bench/publish.py")
