@@ -9,7 +9,7 @@ PHOTO ?= bench/samples/coffee.jpg
 
 # Runs of the benchmark go to REPORTS, a folder that git ignores; what is published of them is copied to bench/results/.
 REPORTS ?= reports
-RUNS := kodak-256 val-256 kodak-larger kodak-native kodak-curve val-1k kodak-beside
+RUNS := kodak-256 val-256 kodak-larger kodak-native kodak-curve val-1k kodak-beside placeholders
 BASELINES := webp,avif,jpeg,jpeg2000,jpegxl
 PAIRWISE := psnr,ssim,ms-ssim,lpips-squeeze,eld
 SETS := fid-768-stand-in,kid-768-stand-in,smooth,busy
@@ -89,6 +89,11 @@ val-1k:
 kodak-beside:
 	$(TITOKC_BENCH) $(KODAK) --crop none --bytes 285,530 --codecs nano,nano:natural,webp,avif,jpegxl --metrics $(PAIRWISE) \
 		-o $(REPORTS)/$@
+
+# At the bytes of BlurHash and ThumbHash.
+placeholders:
+	$(TITOKC_BENCH) $(KODAK) --bytes 20,24,28,32,36,48 --codecs nano,nano:base64,nano:base64:natural,blurhash,thumbhash \
+		--metrics psnr,ssim,lpips-squeeze -o $(REPORTS)/$@
 
 # What encodes and decodes: no torch.
 $(VENV)/.core: pyproject.toml

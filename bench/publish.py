@@ -30,6 +30,9 @@ LABELS = {
     "jpeg2000": "JPEG 2000",
     "jpeg": "JPEG",
     "blurhash": "BlurHash",
+    "thumbhash": "ThumbHash",
+    "nano:base64": "nano-1, text",
+    "nano:base64:natural": "the same, natural",
 }
 
 
@@ -76,7 +79,13 @@ TABLES = (
         ("nano", "webp", "jpegxl", "jpeg2000", "avif", "jpeg"),
     ),
 )
-
+PLACEHOLDERS = Table(
+    "placeholders",
+    "Placeholders, Kodak at 256x256: PSNR, SSIM, LPIPS (squeeze). Counted are of nano-1 the whole file, which says\n"
+    "its size and has a checksum, and the payload alone as base64 text, which does neither, as BlurHash does not; of\n"
+    "BlurHash its text; of ThumbHash its bytes (a third more as text), which say the aspect ratio.",
+    ("nano", "nano:base64", "nano:base64:natural", "blurhash", "thumbhash"),
+)
 
 # Runs whose pictures are compared as they look, and what is shown of them.
 LOOKS = (("kodak-256", "Kodak"), ("val-256", "the 100 photographs"), ("val-1k", "the 250 photographs"))
@@ -89,7 +98,9 @@ LOOKS_HEADING = (
 
 def take_over(reports: Path) -> None:
     """Copies what is kept of each finished run in `reports` into bench/results/."""
-    for run in (run for run in (*(table.run for table in TABLES), beside.RUN) if (reports / run).is_dir()):
+    for run in (
+        run for run in (*(table.run for table in TABLES), PLACEHOLDERS.run, beside.RUN) if (reports / run).is_dir()
+    ):
         if not (reports / run / "environment.json").exists():
             sys.exit(f"{reports / run} is not finished")
         shutil.rmtree(RESULTS / run, ignore_errors=True)
@@ -108,6 +119,9 @@ def tables() -> str:
             parts.append(f"{table.heading}\n\n" + "\n".join(equal_bytes(rows, table.columns, _quality)))
     if lines := looks():
         parts.insert(2, f"{LOOKS_HEADING}\n\n" + "\n".join(lines))
+    if rows := rows_of(RESULTS / PLACEHOLDERS.run):
+        lines = equal_bytes(rows, PLACEHOLDERS.columns, lambda rows: f"{_quality(rows)}, {_lpips(rows)}")
+        parts.append(f"{PLACEHOLDERS.heading}\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 
 
@@ -119,8 +133,7 @@ def looks_of_all() -> str:
 
         def judged(rows: list[Row], distances: dict[tuple[str, int], float] = distances) -> str:
             distance = distances.get((rows[0]["codec"], rows[0]["budget"]))
-            lpips = f"{fmean(row['lpips_squeeze'] for row in rows):.3f}"
-            return lpips if distance is None else f"{lpips}, {distance:.2f}"
+            return _lpips(rows) if distance is None else f"{_lpips(rows)}, {distance:.2f}"
 
         rows = rows_of(RESULTS / table.run)
         unjudged = {row["codec"] for row in rows if not row["reason"] and "lpips_squeeze" not in row}
@@ -171,13 +184,13 @@ def equal_bytes(rows: list[Row], columns: tuple[str, ...], said: Callable[[list[
     for row in rows:
         groups[row["budget"]][row["codec"]].append(row)
     columns = tuple(name for name in columns if any(row["codec"] == name for row in rows))
-    tiled = any(_tiles(row) > 1 for row in rows if row["codec"] == "nano")
+    tiled = any(_tiles(row) > 1 for row in rows if row["codec"] == "nano" and row["point"])
     pixels = fmean(row["width"] * row["height"] for row in rows)
     headings = ["at most", "bpp", *(["tiles"] if tiled else []), *(LABELS[name] for name in columns)]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for budget, codecs in sorted(groups.items()):
-        counts = sorted(_tiles(row) for row in codecs["nano"])
-        tiles = [str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"] if tiled else []
+        counts = sorted(_tiles(row) for row in codecs["nano"]) if tiled else []
+        tiles = [str(n) if (n := counts[0]) == counts[-1] else f"{n} to {counts[-1]}"] if tiled else []
         cells = [f"{budget} B", f"{8 * budget / pixels:.4f}", *tiles, *(_cell(codecs[name], said) for name in columns)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -197,6 +210,10 @@ def _cell(rows: list[Row], said: Callable[[list[Row]], str]) -> str:
 
 def _quality(rows: list[Row]) -> str:
     return f"{fmean(row['psnr'] for row in rows):.2f} dB, {fmean(row['ssim'] for row in rows):.3f}"
+
+
+def _lpips(rows: list[Row]) -> str:
+    return f"{fmean(row['lpips_squeeze'] for row in rows):.3f}"
 
 
 def write(path: Path, marker: str, text: str, check: bool) -> bool:

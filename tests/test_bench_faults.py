@@ -187,9 +187,11 @@ def test_pictures_come_from_a_tar(settings, photo, tmp_path):
 
 def test_each_look_of_a_model_is_a_contender():
     assert open_contender("nano:natural").name == "nano:natural"
-    assert open_contender("nano:natural").decoding == {"look": "natural"}
+    assert open_contender("nano:natural").look == "natural"
+    text = open_contender("nano:base64:natural")
+    assert (text.name, text.form, text.look) == ("nano:base64:natural", "base64", "natural")
     assert open_contender("mine=some/where:natural").name == "mine"
-    assert open_contender("some/where").decoding == {}
+    assert (open_contender("some/where").form, open_contender("some/where").look) == ("tok", "")
 
 
 def test_help_needs_no_plotting():

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 import titokc
+from titokc import payload
 from titokc.codec import Codec
+from titokc.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,6 +61,29 @@ def test_a_shorter_file_from_a_longer_one(photo, codec):
         assert titokc.truncate(whole, tokens) == codec.encode(picture, tokens=tokens, effort=0)
     shorter = psnr(codec.decode(titokc.truncate(codec.encode(picture), 32)), picture)
     assert shorter > psnr(codec.decode(titokc.truncate(whole, 32)), picture) - 0.5
+
+
+def test_placeholders(photo, codec):
+    """From 8 tokens on: 12 bytes, 16 characters, or a file of 23 bytes; fewer than 32 are not shared among tiles."""
+    picture = photo(256, 256)
+    bare = codec.encode(picture, tokens=8, form="bare")
+    text = codec.encode(picture, target_size=18, form="base64")
+    assert (len(bare), len(text), payload.from_text(text)) == (12, 16, bare)
+    for look in ("faithful", "natural"):
+        assert (
+            codec.decode(bare, form="bare", look=look).tobytes()
+            == codec.decode(text, form="base64", look=look).tobytes()
+        )
+    mean = Image.new("RGB", (256, 256), tuple(np.asarray(picture).mean((0, 1)).round().astype(int).tolist()))
+    assert psnr(codec.decode(bare, form="bare"), picture) > psnr(mean, picture) + 1
+    assert codec.decode(text[:15], form="base64", partial=True, size=(60, 40), look="natural").size == (60, 40)
+    for budget, tokens in ((23, 8), (58, 31)):
+        header = titokc.read_header(codec.encode(picture, target_size=budget, effort=0))
+        assert (header.tiles, header.tokens_per_tile) == (1, tokens)
+    with pytest.raises(UsageError, match="22 bytes is too small: 8 tokens of nano-1 in 1x1 tiles take 23"):
+        codec.encode(picture, target_size=22)
+    with pytest.raises(UsageError, match="nano-1 makes 8 to 128"):
+        codec.encode(picture, tokens=7)
 
 
 def test_alone_and_in_a_batch(photo, codec):

@@ -176,6 +176,7 @@ class TestMisuse:
             {"tokens": 64.0},
             {"effort": None},
             {"effort": -1},
+            {"effort": 10},
             {"target_size": "9"},
             {"tiles": 3},
             {"tiles": (1, 2, 3)},

@@ -55,7 +55,7 @@ def test_tokens_are_those_of_torch(both, tiles, tokens: int, effort: int) -> Non
 
 def test_pixels_are_those_of_torch_within_1(both, tiles) -> None:
     ours, reference = both
-    for count in (1, 32, 128):
+    for count in (1, 8, 31, 128):
         tokens = reference.encode(tiles, 128, 0)[:, :count]
         a, b = ours.decode(tokens, "faithful").astype(int), reference.decode(tokens, "faithful")
         assert np.abs(a - b).max() <= 1
@@ -76,7 +76,7 @@ def error(both):
 
 def test_more_effort_is_never_worse(both, tiles, error) -> None:
     for tile in tiles[[0, 3]]:
-        errors = [error(tile, both[0].encode(tile[None], 48, effort)[0]) for effort in (0, 1, 2, 4, 8)]
+        errors = [error(tile, both[0].encode(tile[None], 48, effort)[0]) for effort in (0, 1, 2, 4, 6)]
         assert errors == sorted(errors, reverse=True)
         assert errors[-1] < 0.97 * errors[0]
 
@@ -85,23 +85,23 @@ def test_a_search_gives_no_less_than_the_start_of_a_longer_one(both, error) -> N
     """83 of 128 tokens were .13 dB better than a search for 83 when steps only shrank after a first one in vain."""
     with Image.open(SAMPLES / "chelsea.jpg") as image:
         whole = np.asarray(image.convert("RGB").resize((256, 256), Image.Resampling.LANCZOS))[None]
-    longer = both[0].encode(whole, 128, 8)[0]
+    longer = both[0].encode(whole, 128, 6)[0]
     for count in (82, 83, 101):
-        found = both[0].encode(whole, count, 8)[0]
+        found = both[0].encode(whole, count, 6)[0]
         assert error(whole[0], found) < 10**0.005 * error(whole[0], longer[:count])
 
 
 def test_a_flat_picture_is_not_searched_for(both, tiles) -> None:
-    assert np.array_equal(both[0].encode(tiles[4:5], 40, 8), both[0].encode(tiles[4:5], 40, 0))
+    assert np.array_equal(both[0].encode(tiles[4:5], 40, 9), both[0].encode(tiles[4:5], 40, 0))
 
 
 def test_what_is_kept_stays(both, tiles) -> None:
     code, own = both[0]._code, both[0]._transform.analyse(planes(tiles[1]))
-    indices, coefficients = code.assign(own, 32)
-    other, _ = code.assign(own * 1.5, 32, indices[:20])
+    indices, coefficients, (state,) = code.assign(own, 32, marks=(20,))
+    other, *_ = code.assign(own * 1.5, 32, state)
     assert np.array_equal(other[:20], indices[:20])
     assert not np.array_equal(other, indices)
-    again, same = code.assign(own, 32, indices[:20])
+    again, same, _ = code.assign(own, 32, state)
     assert np.array_equal(again, indices)
     assert np.array_equal(same, coefficients)
 

@@ -64,7 +64,7 @@ def test_the_embedded_configuration() -> None:
     with torch.device("meta"):
         tokenizer = NanoTokenizer(NanoConfig())
     assert (tokenizer.bits_per_index, tokenizer.side) == (12, 256)
-    assert (tokenizer.min_tokens, tokenizer.max_tokens, tokenizer.nested) == (32, 128, True)
+    assert (tokenizer.min_tokens, tokenizer.max_tokens, tokenizer.nested) == (8, 128, True)
 
 
 def test_untrained_nano_is_the_linear_code(fitted: NanoTokenizer) -> None:

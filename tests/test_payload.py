@@ -148,8 +148,9 @@ class TestOtherForms:
             (to_text(FRAME[:54]).encode(), "this looks like base64 text, not a bare payload: --base64 instead"),
             (base64.b64encode(FRAME[:54]), "this looks like base64 text"),
             (base64.encodebytes(FRAME), "this looks like base64 text"),
+            (to_text(FRAME[:15]).encode(), "this looks like base64 text"),
         ],
-        ids=["file", "cut file", "file as text", "text", "standard text", "wrapped text"],
+        ids=["file", "cut file", "file as text", "text", "standard text", "wrapped text", "short text"],
     )
     def test_as_bare(self, data, message, partial):
         with pytest.raises(FormError) as caught:

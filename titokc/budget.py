@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # How many pairs of grid and token count a budget is searched over.
 CANDIDATES = 8
+# Fewer than this part of a model's most tokens are no reason for more tiles: between as large files more tokens win.
+SHARED = 4
 
 
 def header_of(info: ModelInfo, size: tuple[int, int], grid: Grid, tokens: int) -> Header:
@@ -51,17 +53,16 @@ def candidates(size: tuple[int, int], info: ModelInfo, grid: Grid | None, option
             f"a budget of {budget} bytes is too small: {fewest} tokens of {info.name} in {rows}x{columns} tiles take "
             f"{smallest}{hint}"
         )
-    grids = (
-        [grid]
-        if grid
-        else tiling.candidate_grids(
+    grids = [grid or (1, 1)]
+    shared = max(fewest, most // SHARED)
+    if not grid and bytes_of((1, 1), shared) <= budget:
+        grids = tiling.candidate_grids(
             size,
             info.side,
             max(1, budget * 8 // (info.bits * most)),
-            max(1, budget * 8 // (info.bits * fewest)),
-            lambda grid: bytes_of(grid, fewest) <= budget,
+            max(1, budget * 8 // (info.bits * shared)),
+            lambda grid: bytes_of(grid, shared) <= budget,
             CANDIDATES,
         )
-    )
     counts = range(fewest, most + 1)
     return [header_of(info, size, grid, max(n for n in counts if bytes_of(grid, n) <= budget)) for grid in grids]

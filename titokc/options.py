@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from titokc.imaging import Background
     from titokc.tiling import Grid
 
-DEFAULT_EFFORT = 8
+EFFORTS = range(10)
+DEFAULT_EFFORT = 6
 FORMS = ("tok", "bare", "base64")
 
 
@@ -27,8 +28,8 @@ class EncodeOptions:
     tiles: "1x1" (the default: the whole picture in one square), "RxC", "auto", or (rows, columns).
     target_size: a budget in bytes: grid and tokens, where not given, are those whose decoded picture is nearest to the
         original (PSNR) among those that fit; the result is never larger.
-    effort: rounds of search for tokens that decode to something nearer, each about twice as long as a decoding; 0 takes
-        the nearest tokens (gains and times: `titokc.models.nano.search`). Models that cannot search take no notice.
+    effort: 0..9, how long to search for tokens that decode to something nearer; 0 takes the nearest tokens (gains and
+        times: `titokc.models.nano.search`). Models that cannot search take no notice.
     background: the colour under transparent pixels.
     form: "tok", "bare" (the payload alone, without header and checksum) or "base64" (that as base64url text). The last
         two say nothing of the grid, so that a budget alone does not choose one for them.
@@ -49,6 +50,8 @@ class EncodeOptions:
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name))
         check_number("effort", self.effort, 0)
+        if self.effort not in EFFORTS:
+            raise UsageError(f"effort {self.effort}: expected 0 to {EFFORTS[-1]}")
 
 
 @dataclass(frozen=True)

@@ -79,10 +79,10 @@ def is_tok(data: bytes) -> bool:
 
 
 def looks_like_base64(data: bytes) -> bool:
-    """Whether these are 24 or more characters of base64, 16 of them different (1 in 2 ** 47 random ones)."""
+    """Whether these are 20 or more characters of base64, 12 of them different (1 in 2 ** 38 random ones)."""
     text = bytes(data[:4096]).translate(None, string.whitespace.encode())
     letters = set(text.rstrip(b"="))
-    return len(text) >= 24 and len(letters) >= 16 and letters <= _LETTERS
+    return len(text) >= 20 and len(letters) >= 12 and letters <= _LETTERS
 
 
 def is_tok_text(data: bytes) -> bool:

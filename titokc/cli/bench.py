@@ -47,8 +47,8 @@ def bench() -> None:
 @click.option(
     "--codecs",
     metavar="A,B,...",
-    help="Models (a name, a path, LABEL=PATH; MODEL:LOOK), and jpeg, jpeg-progressive, webp, avif, jpeg2000, jpegxl, "
-    "thumbhash, blurhash. [default: nano and all of these that are installed]",
+    help="Models (a name, a path, LABEL=PATH; MODEL:LOOK, MODEL:base64), and jpeg, jpeg-progressive, webp, avif, "
+    "jpeg2000, jpegxl, thumbhash, blurhash. [default: nano and all of these that are installed]",
 )
 @click.option("--bytes", "budgets", metavar="N,N,...", default="60,108,156,204", show_default=True, help="Budgets.")
 @click.option("--crop", type=click.Choice(CROPS), default=CROPS[0], show_default=True)

@@ -21,7 +21,7 @@ from titokc.cli.options import (
 from titokc.cli.plan import Naming, plan
 from titokc.cli.report import Progress
 from titokc.cli.streams import is_followed, read_picture
-from titokc.options import DEFAULT_EFFORT, Encoded
+from titokc.options import DEFAULT_EFFORT, EFFORTS, Encoded
 
 
 @click.command()
@@ -35,11 +35,11 @@ from titokc.options import DEFAULT_EFFORT, Encoded
 )
 @click.option(
     "--effort",
-    metavar="N",
-    type=click.IntRange(0, 100),
+    metavar="0..9",
+    type=click.IntRange(0, EFFORTS[-1]),
     default=DEFAULT_EFFORT,
     show_default=True,
-    help="Rounds of search for better tokens.",
+    help="How long to search for better tokens; 0 takes the nearest.",
 )
 @click.option("--bare", is_flag=True, help="The payload alone, without header and checksum.")
 @click.option("--base64", is_flag=True, help="The payload alone as base64url text.")

@@ -63,7 +63,7 @@ class Engine(Protocol):
     def encode(self, tiles: np.ndarray, tokens: int, effort: int) -> np.ndarray:
         """uint8 RGB [N, S, S, 3] -> int64 [N, tokens], info.min_tokens <= tokens <= info.max_tokens.
 
-        effort: rounds of search for tokens that decode to something nearer; 0 takes the nearest ones.
+        effort: 0..9, how long to search for tokens that decode to something nearer; 0 takes the nearest ones.
         """
 
     def decode(self, tokens: np.ndarray, look: str) -> np.ndarray:

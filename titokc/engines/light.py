@@ -25,7 +25,7 @@ from titokc.models.nano.code_numpy import Code, check, tensors_of
 from titokc.models.nano.config import CODE_VERSION, NanoConfig
 from titokc.models.nano.natural_numpy import Generator
 from titokc.models.nano.numpy import Decoder, Transform, pixels, planes
-from titokc.models.nano.search import search
+from titokc.models.nano.search import ROUNDS, search
 from titokc.weights import arrays
 from titokc.weights.fingerprint import line, of_code
 from titokc.weights.places import noted
@@ -86,7 +86,7 @@ class LightEngine:
         picture = planes(tile)
         if not effort:
             return self._code.assign(self._transform.analyse(picture), tokens)[0]
-        return search(self._code, self._decoder, picture, self._transform.analyse(picture), tokens, effort)
+        return search(self._code, self._decoder, picture, self._transform.analyse(picture), tokens, ROUNDS[effort])
 
     def _decode(self, tokens: np.ndarray, look: str) -> np.ndarray:
         coefficients = self._code.lookup(tokens)

@@ -147,7 +147,7 @@ class Tokenizer(nn.Module, ABC):
     def encode(self, images: Tensor, tokens: int | None = None, effort: int = 0) -> Tensor:
         """RGB float images [B, 3, S, S] in [0, 1] -> int64 indices [B, K] in 0..V-1.
 
-        effort: rounds of search for indices that decode to something nearer, in a tokenizer that can search.
+        effort: 0..9, how long to search for indices that decode to something nearer, in a tokenizer that can search.
         K is `tokens` (default `max_tokens`), within min_tokens..max_tokens. Runs in float32 whatever
         the autocast state around it, so that tokens do not depend on the decoder's precision.
         """

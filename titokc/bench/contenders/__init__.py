@@ -35,8 +35,9 @@ def missing(name: str) -> str | None:
 
 
 def open_contender(spec: str, device: str = "auto") -> Contender:
-    """A baseline by its name, else one of our models: MODEL or LABEL=MODEL, a name or a path; MODEL:LOOK is its look.
+    """A baseline by its name, else one of our models: MODEL or LABEL=MODEL, a name or a path.
 
+    MODEL:FORM:LOOK is a form of its files, bare or base64, and a look; either can be left out.
     UsageError if a baseline cannot run here.
     """
     if spec in BASELINES:
@@ -47,10 +48,9 @@ def open_contender(spec: str, device: str = "auto") -> Contender:
     from titokc.codec import Codec
 
     label, _, model = spec.rpartition("=")
-    path, _, look = model.rpartition(":")
-    if not path or not re.fullmatch(r"[a-z]+", look):
-        path, look = model, ""
-    name = label or Path(path).name + (f":{look}" if look else "")
-    if name in BASELINES or name == "original" or not re.fullmatch(r"\w[\w.+-]*(:[a-z]+)?", name):
+    parts = re.fullmatch(r"(.+?)(?::(bare|base64))?(?::([a-z]+))?", model)
+    path, form, look = parts.groups("") if parts else (model, "", "")
+    name = label or ":".join(filter(None, (Path(path).name, form, look)))
+    if name in BASELINES or name == "original" or not re.fullmatch(r"\w[\w.+-]*(:[a-z0-9]+)*", name):
         raise UsageError(f"{spec}: {name!r} cannot be the name of a model here; give it one (LABEL={model})")
-    return Model(name, Codec(path, device=device), **({"look": look} if look else {}))
+    return Model(name, Codec(path, device=device), form or "tok", look)

@@ -1,9 +1,9 @@
-"""Our own models as contenders, one for each look, through the public API of titokc."""
+"""Our own models as contenders, one for each form and look, through the public API of titokc."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 
 
 class Model(Contender):
-    """A point is {"tokens": tokens of a tile, "tiles": "RxC"}. `decoding`: options of `Codec.decode`, as its look."""
+    """A point is {"tokens": tokens of a tile, "tiles": "RxC"}. form, look: see `EncodeOptions` and `DecodeOptions`; a
+    payload alone says neither its picture's size nor its model, as a BlurHash does not, and is decoded at the model's
+    side."""
 
-    suffix = ".tok"
     kind = "model"
     searched = False
 
-    def __init__(self, name: str, codec: Codec, **decoding: str) -> None:
+    def __init__(self, name: str, codec: Codec, form: str = "tok", look: str = "") -> None:
         self.name = name
         self.codec = codec
-        self.decoding = decoding
+        self.form, self.look = form, look
+        self.suffix = f".{form}"
 
     @cached_property
     def version(self) -> str:
@@ -33,19 +35,17 @@ class Model(Contender):
         return f"titokc {titokc.__version__}, weights {self.codec.info.weights.hex()[:12]}"
 
     def encode(self, image: Image.Image, point: Point) -> bytes:
-        return self.codec.encode(image, **point)
+        return self.codec.encode(image, form=self.form, **point)
 
     def decode(self, data: bytes) -> Image.Image:
-        return self.codec.decode(data, **self.decoding)
+        return self.codec.decode(data, form=self.form, look=self.look)
 
     def best(self, picture: Image.Image, budget: int) -> Found | Impossible:
         """What `Codec.encode(target_size=...)` chooses; the grid and the tokens are the same at any effort."""
-        from titokc.container import read_header
-
+        options: dict[str, Any] = {"target_size": budget, "effort": 0, "form": self.form}
         try:
-            data = self.codec.encode(picture, target_size=budget, effort=0)
+            header = next(self.codec.encode_many([picture], details=True, **options)).header
         except UsageError as error:
             return Impossible(None, str(error))
-        header = read_header(data)
         point = {"tokens": header.tokens_per_tile, "tiles": f"{header.rows}x{header.columns}"}
         return Found(point, None, "bicubic", None)

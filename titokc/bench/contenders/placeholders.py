@@ -30,7 +30,9 @@ class Placeholder(Contender):
 
 
 class ThumbHash(Placeholder):
-    """ThumbHash of the picture reduced to 100 pixels, as its documentation asks; about 25 bytes, no settings."""
+    """ThumbHash of the picture reduced to 100 pixels, as its documentation asks; about 25 bytes, no settings.
+
+    It holds the aspect ratio, but no size."""
 
     name = "thumbhash"
     suffix = ".thumbhash"

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from titokc.models.nano.config import NanoConfig
 from titokc.models.nano.noise import noise
@@ -38,6 +39,8 @@ _WINDOWS = np.array(
     np.float32,
 )
 _PRODUCTS = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], np.float32)
+# Rows of windows at a time: what comes between stays in the processor's cache.
+_BAND = 8
 _INTO, _OUT_OF = np.kron(_WINDOWS, _WINDOWS), np.kron(_PRODUCTS, _PRODUCTS)
 
 
@@ -137,14 +140,14 @@ class Convolution:
         down, across, outputs = -(-height // 4), -(-width // 4), len(self._bias)
         padded = np.zeros((4 * down + 4, 4 * across + 4, channels), np.float32)
         padded[1 : height + 1, 1 : width + 1] = x
-        windows = np.empty((6, 6, down, across, channels), np.float32)
-        for i in range(6):
-            for j in range(6):
-                windows[i, j] = padded[i : i + 4 * down : 4, j : j + 4 * across : 4]
-        products = (_INTO @ windows.reshape(36, -1)).reshape(36, down * across, channels) @ self._weight
-        blocks = (_OUT_OF @ products.reshape(36, -1)).reshape(4, 4, down, across, outputs)
+        row, column, channel = padded.strides
+        windows = as_strided(padded, (6, 6, down, across, channels), (row, column, 4 * row, 4 * column, channel))
         y = np.empty((down, 4, across, 4, outputs), np.float32)
-        np.add(blocks, self._bias, out=y.transpose(1, 3, 0, 2, 4))
+        for top in range(0, down, _BAND):
+            band = slice(top, top + _BAND)
+            seen = (_INTO @ windows[:, :, band].reshape(36, -1)).reshape(36, -1, channels)
+            blocks = (_OUT_OF @ (seen @ self._weight).reshape(36, -1)).reshape(4, 4, -1, across, outputs)
+            np.add(blocks, self._bias, out=y[band].transpose(1, 3, 0, 2, 4))
         return y.reshape(4 * down, 4 * across, outputs)[:height, :width]
 
 

@@ -22,7 +22,7 @@ from titokc.models.nano.faithful import Decoder
 from titokc.models.nano.fit import fit_quantizer
 from titokc.models.nano.natural import FINE_NOISE, NATURAL, NOISE, Generator
 from titokc.models.nano.noise import noise
-from titokc.models.nano.search import ENOUGH, KEPT, REACH, STEP
+from titokc.models.nano.search import ENOUGH, KEPT, REACH, ROUNDS, STEP
 from titokc.models.nano.transform import OPPONENT, dct_matrix, resize
 from titokc.models.precision import full_precision
 
@@ -82,7 +82,7 @@ class NanoTokenizer(Tokenizer):
         if not effort:
             return self.quantizer.assign(self._analyse(images - 0.5), counts)[0]
         with torch.inference_mode(False), torch.enable_grad(), full_precision(images.device):
-            return self._search(images.float().clone(), counts, effort)
+            return self._search(images.float().clone(), counts, ROUNDS[effort])
 
     def _search(self, images: Tensor, counts: Tensor, rounds: int) -> Tensor:
         """Indices [B, K] that decode to something nearer than the nearest ones do: what `titokc.models.nano.search`
