@@ -31,7 +31,7 @@ ALLOWED = {
     "imaging": "container files limits",
     "tiling": "container",
     "judge": "files",
-    "models": "weights",
+    "models": "",
     "weights": "files ids models",
     "engines": "ids models weights",
     "options": "container imaging tiling",

@@ -55,13 +55,16 @@ class LightEngine:
     @cached_property
     def _decoder(self) -> Decoder:
         with self._fitting():
-            return Decoder(self._config, self._tensors, self._transform)
+            return Decoder(self._config, self._tensors_of("decoder"), self._transform)
 
     @cached_property
     def _generator(self) -> Generator:
         _ = self._decoder
         with self._fitting():
-            return Generator(self._config, self._tensors)
+            return Generator(self._config, self._tensors_of("natural"))
+
+    def _tensors_of(self, part: str) -> Callable[..., np.ndarray]:
+        return lambda name, *shape: arrays.expanded(self._tensors, f"{part}.{name}", *shape)
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:

@@ -25,7 +25,10 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise WeightsError(f"{path}: not a readable weights file ({detail or type(error).__name__})") from error
 
 
-def expanded(tensors: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """One of them in float32, whether or not it is stored in 8 bits. KeyError if it is missing."""
+def expanded(tensors: Mapping[str, np.ndarray], name: str, *shape: int) -> np.ndarray:
+    """One of them in float32, whether or not it is stored in 8 bits. KeyError if it is missing, ValueError for another
+    shape."""
     tensor, scale = tensors[name], tensors.get(name + SCALE)
+    if tensor.shape != shape:
+        raise ValueError(f"{name} is {tensor.shape}, expected {shape}")
     return tensor.astype(np.float32, copy=False) if scale is None else tensor.astype(np.float32) * scale

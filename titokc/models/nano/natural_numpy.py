@@ -8,14 +8,13 @@ of the time that products over columns take. Float32 loses 1e-5 of the values by
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from titokc.models.nano.config import NanoConfig
 from titokc.models.nano.noise import noise
-from titokc.weights.arrays import expanded
 
 BLOCKS = 6
 # Channels of noise at a quarter and at a half of the picture's side.
@@ -45,18 +44,12 @@ _INTO, _OUT_OF = np.kron(_WINDOWS, _WINDOWS), np.kron(_PRODUCTS, _PRODUCTS)
 
 
 class Generator:
-    """Faithful picture -> natural picture. tensors: nano's by name, as stored (KeyError, ValueError for what does not
-    fit). Threads may share it."""
+    """Faithful picture -> natural picture. tensor: gives its tensors in float32 by name and shape (KeyError,
+    ValueError). Threads may share the generator."""
 
-    def __init__(self, config: NanoConfig, tensors: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, config: NanoConfig, tensor: Callable[..., np.ndarray]) -> None:
         width, inner, fine, last = config.natural, 2 * config.natural, config.natural // 2, config.natural // 4
         self._side, self._tokens = config.image_size, config.num_tokens
-
-        def tensor(name: str, *shape: int) -> np.ndarray:
-            found = expanded(tensors, f"natural.{name}")
-            if found.shape != shape:
-                raise ValueError(f"natural.{name} is {found.shape}, expected {shape}")
-            return found
 
         def pointwise(name: str, inputs: int, outputs: int) -> Pointwise:
             return Pointwise(tensor(f"{name}.weight", outputs, inputs, 1, 1), tensor(f"{name}.bias", outputs))

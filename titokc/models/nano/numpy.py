@@ -10,14 +10,13 @@ Shapes: C coefficients that can be coded, S side of a picture, s of its thumbnai
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from titokc.models.nano.config import NanoConfig
-from titokc.weights.arrays import expanded
 
 # Orthonormal: brightness, red - blue, green - magenta.
 _OPPONENT = np.array(
@@ -93,20 +92,14 @@ class Transform:
 class Decoder:
     """Coefficients [C] of a number of tokens -> RGB float32 [3, S, S], nominally in 0..1.
 
-    tensors: nano's by name, as they are stored (KeyError, ValueError for what does not fit). Threads may share it.
+    tensor: gives its tensors in float32 by name and shape (KeyError, ValueError). Threads may share the decoder.
     """
 
-    def __init__(self, config: NanoConfig, tensors: Mapping[str, np.ndarray], transform: Transform) -> None:
+    def __init__(self, config: NanoConfig, tensor: Callable[..., np.ndarray], transform: Transform) -> None:
         self.config = config
         self.transform = transform
 
         width, lapped = config.width, config.patch_size + 2 * config.lap
-
-        def tensor(name: str, *shape: int) -> np.ndarray:
-            found = expanded(tensors, f"decoder.{name}")
-            if found.shape != shape:
-                raise ValueError(f"decoder.{name} is {found.shape}, expected {shape}")
-            return found
 
         def linear(name: str, inputs: int, outputs: int, norm: str = "", scale: np.ndarray | float = 1) -> _Linear:
             """With the layer norm before it folded in; scale: of its outputs."""
