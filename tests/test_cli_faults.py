@@ -274,6 +274,9 @@ class TestMessages:
         assert f"note: cut.tok: {found} tokens a tile are there" in run("decode", "--partial", "cut.tok").stderr
         fields = json.loads(run("info", "--partial", "--json", "a.tok").stdout)
         assert (fields["tokens_found"], fields["checksum_checked"]) == (128, True)
+        Path("head.tok").write_bytes(data[:12])
+        fields = json.loads(run("info", "--partial", "--json", "head.tok").stdout)
+        assert (fields["tokens_found"], fields["tokens_per_tile"]) == (0, 128)
 
     @pytest.mark.parametrize(
         "error",

@@ -338,11 +338,11 @@ def test_adversarial_training(images, tmp_path):
     recipe = replace(RECIPE, phases=(replace(RECIPE.phases[0], objective=losses),))
     log = RunLog(tmp_path, [].append, quiet=True)
     trainer = train(recipe, images, tmp_path, log=log)
-    assert trainer._objective.adversary.real_mean != 0
+    assert trainer._objective.adversary.network.lecam_means[0] != 0
     parts, _ = checkpoint.load(checkpoint.saved(tmp_path)[-1])
     assert float(parts["discriminator_adamw"]["step/0.weight"]) == 3
     again = trainer_of(recipe, images, tmp_path)
-    assert again._objective.adversary.real_mean == trainer._objective.adversary.real_mean
+    assert again._objective.adversary.network.lecam_means.equal(trainer._objective.adversary.network.lecam_means)
     for one, other in zip(
         again._objective.adversary.network.parameters(), trainer._objective.adversary.network.parameters(), strict=True
     ):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from titokc.errors import MetricWeightsMissingError
-from titokc.train.discriminator import Adversary, Discriminator
+from titokc.train.discriminator import Discriminator, DiscriminatorNetwork
 from titokc.train.distributed import Group
 from titokc.train.objectives import Pixels, Setup, begin
 
@@ -43,22 +43,23 @@ def test_unused_losses_import_nothing():
 
 
 def test_discriminator_gives_one_logit_a_patch():
-    assert Discriminator(32)(torch.zeros(2, 3, 64, 96)).shape == (2, 1, 8, 12)
-    assert sum(p.numel() for p in Discriminator().parameters()) == 1_647_233
+    assert DiscriminatorNetwork(32)(torch.zeros(2, 3, 64, 96)).shape == (2, 1, 8, 12)
+    assert sum(p.numel() for p in DiscriminatorNetwork().parameters()) == 1_647_233
 
 
 def test_the_discriminator_learns_and_the_generator_term_leaves_it_alone():
     torch.manual_seed(0)
-    adversary = Adversary(torch.device("cpu"), Group(), channels=32, lr=1e-3)
+    adversary = Discriminator(torch.device("cpu"), Group(), channels=32, lr=1e-3)
     real, fake = torch.rand(4, 3, 32, 32), torch.full((4, 3, 32, 32), 0.5)
     found = []
     for _ in range(21):
-        adversary.show(real, fake)
+        adversary.show((real, fake))
         found.append(adversary.step(1.0))
     assert found[-1]["discriminator_loss"] < found[0]["discriminator_loss"]
     assert found[-1]["discriminator_real"] > found[-1]["discriminator_fake"]
     assert adversary.step(1.0) == {}
-    assert adversary.real_mean > adversary.fake_mean
+    real_mean, fake_mean = adversary.network.lecam_means
+    assert real_mean > fake_mean
     output = fake.clone().requires_grad_()
     adversary.generator_term(output).backward()
     assert float(output.grad.abs().sum()) > 0

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from titokc import container, engines, payload
 from titokc.budget import candidates, header_of
 from titokc.container import FINGERPRINT_SIZE, MAX_FILE_SIZE, MAX_SIDE, Examined, Header
-from titokc.errors import LimitExceededError, ModelMismatchError, ModelNotFoundError, TitokcError, UsageError
+from titokc.errors import ModelMismatchError, ModelNotFoundError, TitokcError, UsageError
 from titokc.files import read_bytes
 from titokc.ids import CUSTOM_MODEL_ID
 from titokc.limits import DEFAULT_LIMITS, Limits
@@ -152,18 +152,18 @@ class Codec:
         if options.target_size is None:
             header = header_of(engine.info, image.size, grid or (1, 1), options.tokens or engine.info.max_tokens)
             container.file_size(header)  # refuses what the container cannot hold
-            self._check_indices(header)
+            self.limits.check_indices(header.tiles, header.tokens_per_tile)
             return header, None
         if grid is None and options.form != "tok":
             grid = (1, 1)
         headers = candidates(image.size, engine.info, grid, options)
         if len(headers) == 1:
-            self._check_indices(headers[0])
+            self.limits.check_indices(headers[0].tiles, headers[0].tokens_per_tile)
             return headers[0], None
         best, best_indices, least = headers[0], None, float("-inf")
         work.foresee(2 * sum(header.tiles for header in headers))
         for header in headers:
-            self._check_indices(header)
+            self.limits.check_indices(header.tiles, header.tokens_per_tile)
             indices = _to_indices(image, header, engine, 0, work)
             quality = _psnr(image, _to_picture(indices, header, engine, "", image.size, work))
             if quality > least:
@@ -233,14 +233,6 @@ class Codec:
             return 2 + max((engine.width for engine in self._engines.values()), default=0)
 
         return in_order(convert, sources, width, self._progress, return_errors)
-
-    def _check_indices(self, header: Header) -> None:
-        if header.tiles * header.tokens_per_tile > self.limits.max_indices:
-            raise LimitExceededError(
-                f"{header.rows}x{header.columns} tiles of {header.tokens_per_tile} tokens: "
-                f"the limit is {self.limits.max_indices} tokens in all",
-                "max_indices",
-            )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from titokc.errors import ContainerError, LimitExceededError, UsageError
+from titokc.errors import ContainerError, UsageError
 from titokc.ids import CUSTOM_MODEL_ID, KNOWN_MODELS, MAGIC, VERSION, KnownModel
 from titokc.limits import DEFAULT_LIMITS, Limits
 from titokc.payload import (
@@ -220,7 +220,8 @@ def _parse(data: bytes, *, partial: bool, limits: Limits) -> tuple[Header, int]:
             raise ChecksumError(f"checksum at byte {end}: found {data[end:].hex()}, expected {computed.hex()}")
     if len(data) >= end:
         check_padding(data, end, header.tiles * header.tokens_per_tile * header.bits_per_index)
-    _check_limits(header, limits)
+    limits.check((header.width, header.height))
+    limits.check_indices(header.tiles, header.tokens_per_tile)
     return header, start
 
 
@@ -330,26 +331,6 @@ def _checksum(body: bytes | memoryview) -> bytes:
 def _whole_tokens(data: bytes, header: Header, start: int) -> int:
     """The largest k such that all tiles have their first k tokens in whole or cut data."""
     return min(header.tokens_per_tile, (len(data) - start) * 8 // (header.tiles * header.bits_per_index))
-
-
-def _check_limits(header: Header, limits: Limits) -> None:
-    if max(header.width, header.height) > limits.max_side:
-        raise LimitExceededError(
-            f"the header declares {header.width}x{header.height} pixels; the limit is {limits.max_side} a side",
-            "max_side",
-        )
-    if header.width * header.height > limits.max_pixels:
-        raise LimitExceededError(
-            f"the header declares {header.width}x{header.height} = {header.width * header.height} pixels; "
-            f"the limit is {limits.max_pixels}",
-            "max_pixels",
-        )
-    if header.tiles * header.tokens_per_tile > limits.max_indices:
-        raise LimitExceededError(
-            f"the header declares {header.tiles} tiles of {header.tokens_per_tile} tokens; "
-            f"the limit is {limits.max_indices} in all",
-            "max_indices",
-        )
 
 
 def _check_range(name: str, value: int, largest: int) -> None:

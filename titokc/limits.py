@@ -25,5 +25,12 @@ class Limits:
         if max(width, height) > self.max_side:
             raise LimitExceededError(f"{width}x{height}: the limit is {self.max_side} pixels a side", "max_side")
 
+    def check_indices(self, tiles: int, tokens: int) -> None:
+        """Raises LimitExceededError for too many indices in `tiles` of `tokens` each."""
+        if tiles * tokens > self.max_indices:
+            raise LimitExceededError(
+                f"{tiles} tiles of {tokens} tokens; the limit is {self.max_indices} in all", "max_indices"
+            )
+
 
 DEFAULT_LIMITS = Limits()

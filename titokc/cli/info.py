@@ -10,7 +10,7 @@ from titokc.cli.options import inputs_argument, limit_options, output_option
 from titokc.cli.plan import STDOUT_NAMES, Found, Naming, Task, find, is_folder, is_taken, plan
 from titokc.cli.report import Report, printable, put, say
 from titokc.cli.streams import read_stdin, write_result
-from titokc.container import MAX_FILE_SIZE, SUFFIX, VERSION, Header, file_size, read_header, unpack
+from titokc.container import MAX_FILE_SIZE, SUFFIX, VERSION, Header, examine, file_size, read_header, unpack
 from titokc.container import truncate as truncate_file
 from titokc.errors import OutputError, TitokcError, UsageError
 from titokc.files import read_bytes
@@ -21,24 +21,11 @@ ANY_SIZE = Limits(max_pixels=1 << 32, max_side=1 << 16, max_indices=DEFAULT_LIMI
 SUFFIXES = frozenset({SUFFIX})
 
 
-def header_fields(data: bytes, partial: bool = False) -> dict[str, Any]:
-    """What `titokc info --json` says of a `.tok` file; bpp counts the whole file.
+def fields_of(header: Header, file_bytes: int) -> dict[str, Any]:
+    """What a header says, and the size of what it is of; bpp counts the whole file.
 
     code: the start of the fingerprint of what gives the tokens their meaning; any model with that code decodes them.
-
-    partial: of a file that was cut short, `tokens_found` are the tokens per tile that are there.
     """
-    header = read_header(data, partial=partial, limits=replace(ANY_SIZE, max_indices=1 << 32))
-    fields = fields_of(header, len(data))
-    if partial:
-        whole = len(data) == file_size(header)
-        found = header if whole else unpack(data, partial=True, limits=replace(ANY_SIZE, max_indices=1 << 32))[0]
-        fields |= {"tokens_found": found.tokens_per_tile, "checksum_checked": whole}
-    return fields
-
-
-def fields_of(header: Header, file_bytes: int) -> dict[str, Any]:
-    """What a header says, and the size of what it is of."""
     return {
         "format_version": VERSION,
         "width": header.width,
@@ -74,8 +61,10 @@ def info(inputs: tuple[str, ...], as_json: bool, show_tokens: bool, partial: boo
     for number, file in enumerate(found):
         try:
             data = _read(file)
-            read_header(data, partial=partial, limits=limits)
-            fields = header_fields(data, partial)
+            examined = examine(data, partial=partial, limits=limits)
+            fields = fields_of(examined.header, len(data))
+            if partial:
+                fields |= {"tokens_found": examined.tokens_found, "checksum_checked": examined.checksum_checked}
             if show_tokens:
                 fields["tokens"] = unpack(data, partial=partial, limits=limits)[1]
         except TitokcError as error:

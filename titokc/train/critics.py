@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from titokc.train import optim
-from titokc.train.checkpoint import Parts
+from titokc.train.adversary import Adversary
 from titokc.train.distributed import Group
 
 # Of the stages of EfficientNet-Lite0, the first left out.
@@ -87,15 +86,14 @@ class Shown(NamedTuple):
     fake_features: list[Tensor]
 
 
-class Critics:
-    """The critics with their optimiser; hinge losses, means over the critics of each kind."""
+class Critics(Adversary[Shown]):
+    """Hinge losses, means over the critics of each kind."""
+
+    part = "critics"
 
     def __init__(self, device: torch.device, group: Group, lr: float) -> None:
-        self.network = CriticNetwork().to(device).to(memory_format=torch.channels_last)
-        self._spread, self._device, self._group, self._lr = group.spread(self.network), device, group, lr
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.0, betas=(0.0, 0.99), weight_decay=1e-4)
-        self._names: optim.Names = {parameter: name for name, parameter in self.network.named_parameters()}
-        self._shown: list[Shown] = []
+        network = CriticNetwork().to(device).to(memory_format=torch.channels_last)
+        super().__init__(network, group, lr, (0.0, 0.99))
 
     def judge(self, fake: Tensor, faithful: Tensor, features: list[Tensor]) -> dict[str, Tensor]:
         """What generated pictures pay for looking unreal, by kind; the critics get no gradient."""
@@ -103,47 +101,11 @@ class Critics:
         logits = self.network(fake, faithful, features)
         return {kind: -_mean([logit.mean() for logit in found]) for kind, found in logits._asdict().items()}
 
-    def show(self, shown: Shown) -> None:
-        """A part of the batch that the next step learns from."""
-        self._shown.append(shown)
-
-    def step(self, factor: float) -> dict[str, float]:
-        """One step on what the critics were shown, at their rate times `factor`; their losses, for the log."""
-        if not self._shown:
-            return {}
-        self.network.requires_grad_(True)
-        sums = dict.fromkeys(Logits._fields, 0.0)
-        for part in self._shown:
-            both = [torch.cat(pair).detach() for pair in zip(part.real_features, part.fake_features, strict=True)]
-            pictures = torch.cat([part.real, part.fake]).detach()
-            logits = Logits(*self._spread(pictures, torch.cat([part.faithful] * 2), both))
-            losses = {kind: _mean([_hinge(logit) for logit in found]) for kind, found in logits._asdict().items()}
-            (torch.stack(list(losses.values())).sum() / len(self._shown)).backward()
-            for kind, loss in losses.items():
-                sums[kind] += float(loss.detach()) / len(self._shown)
-        self._shown.clear()
-        for settings in self.optimizer.param_groups:
-            settings["lr"] = factor * self._lr
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        total = self._group.sum(sums, self._device)
-        return {f"discriminator_{kind}": value / self._group.size for kind, value in total.items()}
-
-    def tensors(self) -> Parts:
-        """The parts of a checkpoint that hold them."""
-        return {
-            "critics": self.network.state_dict(),
-            "critics_adamw": optim.state_tensors(self.optimizer, self._names),
-        }
-
-    def load(self, parts: Parts) -> None:
-        """Puts back what `tensors` gave; a checkpoint without critics leaves them untrained."""
-        self._shown.clear()
-        if "critics" in parts:
-            self.network.load_state_dict(parts["critics"])
-            optim.load_state_tensors(self.optimizer, self._names, parts["critics_adamw"])
+    def losses(self, shown: Shown) -> tuple[Tensor, dict[str, Tensor]]:
+        both = [torch.cat(pair) for pair in zip(shown.real_features, shown.fake_features, strict=True)]
+        logits = Logits(*self._spread(torch.cat([shown.real, shown.fake]), torch.cat([shown.faithful] * 2), both))
+        losses = {kind: _mean([_hinge(logit) for logit in found]) for kind, found in logits._asdict().items()}
+        return torch.stack(list(losses.values())).sum(), losses
 
 
 def _mean(losses: list[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from titokc.judge.networks import LPIPS, ConvNeXtDistance, EfficientNetDistance
 from titokc.models.interface import Reconstruction, Tokenizer
 from titokc.train.checkpoint import Parts
-from titokc.train.discriminator import Adversary
+from titokc.train.discriminator import Discriminator
 from titokc.train.objectives.interface import Objective, Setup, Shown
 from titokc.train.validate import validate
 
@@ -55,9 +55,9 @@ class PixelObjective(Objective[Pixels]):
     def __init__(self, settings: Pixels, setup: Setup) -> None:
         super().__init__(settings, setup)
         self._distances = {n: made().to(setup.device) for n, made in _DISTANCES.items() if getattr(settings, n)}
-        self.adversary: Adversary | None = None
+        self.adversary: Discriminator | None = None
         if settings.gan:
-            self.adversary = Adversary(
+            self.adversary = Discriminator(
                 setup.device, setup.group, settings.discriminator_channels, settings.discriminator_lr, settings.lecam
             )
 
@@ -69,7 +69,7 @@ class PixelObjective(Objective[Pixels]):
         if self.adversary is not None and batch.progress >= self.settings.gan_start:
             terms["gan"] = self.settings.gan * self.adversary.generator_term(made.images)
             if batch.latents is None:
-                self.adversary.show(batch.images, made.images)
+                self.adversary.show((batch.images, made.images.detach().float()))
         return terms, made
 
     def errors(self, output: Tensor, images: Tensor) -> dict[str, Tensor]:
