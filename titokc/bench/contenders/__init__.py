@@ -19,7 +19,7 @@ from titokc.errors import UsageError
 BASELINES: dict[str, type[Contender]] = {
     kind.name: kind for kind in (JPEG, ProgressiveJPEG, WebP, AVIF, JPEG2000, JPEGXL, ThumbHash, BlurHash)
 }
-_PACKAGES = {"webp": "webp", "thumbhash": "thumbhash", "blurhash": "blurhash"}
+_PACKAGES = {"webp": "webp", "thumbhash": "fast_thumbhash", "blurhash": "blurhash"}
 
 
 def missing(name: str) -> str | None:
@@ -30,7 +30,7 @@ def missing(name: str) -> str | None:
     if name == "jpegxl" and not JPEGXL.present():
         return "neither pillow-jxl-plugin nor cjxl and djxl are installed"
     if name in _PACKAGES and util.find_spec(_PACKAGES[name]) is None:
-        return f"the package {name} is not installed (pip install 'titokc[bench]')"
+        return f"the package {_PACKAGES[name]} is not installed (pip install 'titokc[bench]')"
     return None
 
 

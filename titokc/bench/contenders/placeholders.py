@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from contextlib import redirect_stdout
 from importlib import metadata
 
 from PIL import Image
@@ -40,20 +38,19 @@ class ThumbHash(Placeholder):
 
     @property
     def version(self) -> str:
-        return f"thumbhash {metadata.version('thumbhash')}"
+        return f"fast-thumbhash {metadata.version('fast-thumbhash')}"
 
     def encode(self, image: Image.Image, point: Point) -> bytes:  # noqa: ARG002 - there is nothing to set
-        from thumbhash import rgba_to_thumb_hash
+        from fast_thumbhash import rgba_to_thumb_hash
 
         small = image.convert("RGBA")
         small.thumbnail((100, 100), Image.Resampling.LANCZOS)
-        return bytes(rgba_to_thumb_hash(*small.size, list(small.tobytes())))
+        return bytes(rgba_to_thumb_hash(*small.size, small.tobytes()))
 
     def decode(self, data: bytes) -> Image.Image:
-        from thumbhash import thumb_hash_to_rgba
+        from fast_thumbhash import thumb_hash_to_rgba
 
-        with redirect_stdout(io.StringIO()):  # it prints the aspect ratio
-            width, height, pixels = thumb_hash_to_rgba(list(data))
+        width, height, pixels = thumb_hash_to_rgba(data)
         return Image.frombytes("RGBA", (width, height), bytes(pixels)).convert("RGB")
 
 
