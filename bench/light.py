@@ -2,10 +2,12 @@
 
 python bench/light.py PHOTO [--folder DIR]   decode and encode: wall and processor seconds, peak memory, ratios
 python bench/light.py --agree DIR            tokens at effort 0 and at the default one, and pixels, that differ
+python bench/light.py --many N               peak memory after a tenth of N small pictures, and after all (Linux)
 """
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,7 @@ import numpy as np
 from titokc import engines, imaging, tiling
 from titokc.options import DEFAULT_EFFORT
 
+SAMPLE = Path(__file__).parent / "samples" / "coffee.jpg"
 ENGINES = ("torch", "light")
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -89,15 +92,40 @@ def agree(folder: Path) -> None:
         print(f"{count} tokens decoded: {np.mean(a != b):.1e} of the samples differ, by {np.abs(a - b).max()} at most")
 
 
+def many(count: int) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        pictures, codes, back = (Path(scratch, name) for name in ("pictures", "codes", "back"))
+        pictures.mkdir()
+        whole = imaging.read(SAMPLE)
+        for n in range(count):
+            left, top = n * 7 % (whole.width - 64), n * 11 % (whole.height - 48)
+            whole.crop((left, top, left + 64, top + 48)).save(pictures / f"{n:06}.jpg")
+        for verb, source, target in (("encode --effort 0", pictures, codes), ("decode", codes, back)):
+            start, early = time.perf_counter(), 0
+            child = subprocess.Popen([sys.executable, "-m", "titokc", *verb.split(), source, "-o", target, "--quiet"])
+            while not (ended := os.wait4(child.pid, os.WNOHANG))[0]:
+                time.sleep(0.5)
+                if not early and target.exists() and sum(1 for _ in target.iterdir()) >= count // 10:
+                    status = Path(f"/proc/{child.pid}/status").read_text()
+                    early = int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) // 1024
+            child.returncode = os.waitstatus_to_exitcode(ended[1])
+            seconds, made = time.perf_counter() - start, sum(1 for _ in target.iterdir())
+            print(f"{verb}: {made} in {seconds:.0f} s; peak {early} MiB after {count // 10}, ", end="")
+            print(f"{ended[2].ru_maxrss // 1024} MiB after all; exit code {child.returncode}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photo", nargs="?", type=Path, default=Path(__file__).parent / "samples" / "coffee.jpg")
+    parser.add_argument("photo", nargs="?", type=Path, default=SAMPLE)
     parser.add_argument("--folder", type=Path, help="of pictures, coded in one process")
     parser.add_argument("--agree", type=Path, metavar="DIR", help="compare what both make of these pictures")
+    parser.add_argument("--many", type=int, metavar="N", help="peak memory over so many pictures")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     if options.agree:
         agree(options.agree)
+    elif options.many:
+        many(options.many)
     else:
         measure(options.photo, options.folder, options.repeats)
 
