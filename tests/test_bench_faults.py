@@ -18,6 +18,7 @@ pytest.importorskip("matplotlib")
 
 from titokc.bench import runner
 from titokc.bench.contenders import formats, open_contender
+from titokc.bench.contenders.model import Model
 from titokc.bench.images import Source, find
 from titokc.bench.rows import Rows, read_report
 from titokc.bench.runner import Settings, run
@@ -192,6 +193,20 @@ def test_each_look_of_a_model_is_a_contender():
     assert (text.name, text.form, text.look) == ("nano:base64:natural", "base64", "natural")
     assert open_contender("mine=some/where:natural").name == "mine"
     assert (open_contender("some/where").form, open_contender("some/where").look) == ("tok", "")
+
+
+def test_looks_of_one_file_are_encoded_once(settings, photo, monkeypatch):
+    photo(40, 30).save(settings.source / "a.png")
+    encode, points = Model.encode, []
+    monkeypatch.setattr(Model, "encode", lambda *arguments: points.append(arguments[2]) or encode(*arguments))
+    run(changed(settings, codecs=("nano", "nano:natural", "nano:bare"), budgets=(60,)))
+    rows = {row["codec"]: row for row in read_report(settings.output).rows}
+    whole = rows["nano"]["point"]
+    assert points.count(whole) == 3  # each look's first use, and the file
+    assert len(points) == 3 + 2  # and of the payload alone
+    assert rows["nano"]["encode_ms"] == rows["nano:natural"]["encode_ms"]
+    assert rows["nano"]["psnr"] != rows["nano:natural"]["psnr"]
+    assert rows["nano:bare"]["point"]["tokens"] > whole["tokens"]
 
 
 def test_help_needs_no_plotting():

@@ -126,6 +126,7 @@ class _Bench:
         self.known = read_json(settings.output / "environment.json", {})
         self.searched: dict[tuple[str, str], workers.Searched] = {}  # by picture and contender
         self.warm: set[str] = set()
+        self.made: dict[str, Any] = {}  # of the picture at hand, what several contenders share
         self.failed: dict[str, str] = {}
         self.failures: dict[str, str] = {}  # by picture and contender, as text
         self.notes: list[str] = []
@@ -170,6 +171,7 @@ class _Bench:
             return
         original = images.cropped(photo, self.settings.crop)
         self._check(source.name, original)
+        self.made = {}
         kept = self._picture_path("original", None, source.name)
         save(original, kept)
         common: Row = {"image": source.name, "digest": images.digest(original), "crop": self.settings.crop}
@@ -226,7 +228,8 @@ class _Bench:
             if searched is not None:
                 found = searched.found[budget]
             else:
-                found = contender.best(original, budget) if budget else contender.floor(original) or Impossible(None)
+                best = (lambda: contender.best(original, budget)) if budget else (lambda: contender.floor(original))
+                found = self._once(f"{contender.files} {budget}", best) or Impossible(None)
             if isinstance(found, Impossible):
                 nothing = dict.fromkeys(("point", "enlarge", "bytes", "bpp", "ratio"))
                 return row | {"reason": found.reason} | nothing
@@ -243,19 +246,21 @@ class _Bench:
         if contender.name not in self.warm:  # the first use loads libraries, and a model's kernels
             contender.decode(contender.encode(original, point))
             self.warm.add(contender.name)
-        start = time.perf_counter()
-        data = contender.encode(original, point)
-        encoded = time.perf_counter()
-        picture = enlarged(contender.decode(data), original.size, found.enlarge)
-        picture.load()
-        decoded = time.perf_counter()
+        data, encode_ms = self._once(f"{contender.files} {point}", lambda: _clocked(contender.encode, original, point))
+        picture, decode_ms = _clocked(_decoded, contender, data, original.size, found.enlarge)
         if found.data is not None and data != found.data:
             raise InputError(f"it makes other files than those in {self.settings.cache}: delete that folder")
         save(picture, self._picture_path(contender.name, key[-1], key[0]))
         pixels = original.width * original.height
         row: Row = {"point": point, "enlarge": None if found.data is None else found.enlarge}
         row |= {"bytes": len(data), "bpp": 8 * len(data) / pixels, "ratio": 3 * pixels / len(data)}
-        return row | {"encode_ms": 1e3 * (encoded - start), "decode_ms": 1e3 * (decoded - encoded)}
+        return row | {"encode_ms": encode_ms, "decode_ms": decode_ms}
+
+    def _once(self, key: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for a picture."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
 
     def measure_sets(self, names: Sequence[str], progress: Progress) -> None:
         """sets.json: one entry for each contender and budget that has a file of every picture."""
@@ -315,6 +320,18 @@ class _Bench:
 
     def _picture_path(self, codec: str, budget: int | None, name: str) -> Path:
         return picture_path(self.settings.output, codec, budget, name)
+
+
+def _clocked(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What a call gives, and the milliseconds that it took."""
+    start = time.perf_counter()
+    return call(*arguments), 1e3 * (time.perf_counter() - start)
+
+
+def _decoded(contender: Contender, data: bytes, size: tuple[int, int], enlarger: str) -> Image.Image:
+    picture = enlarged(contender.decode(data), size, enlarger)
+    picture.load()
+    return picture
 
 
 def save(picture: Image.Image, path: Path) -> None:

@@ -72,6 +72,11 @@ class Contender(ABC):
     def version(self) -> str:
         """Of what does the work."""
 
+    @property
+    def files(self) -> str:
+        """Contenders of which this is the same make the same files, as the looks of a model do."""
+        return self.name
+
     @abstractmethod
     def encode(self, image: Image.Image, point: Point) -> bytes:
         """An RGB picture -> a whole file."""

@@ -34,6 +34,10 @@ class Model(Contender):
 
         return f"titokc {titokc.__version__}, weights {self.codec.info.weights.hex()[:12]}"
 
+    @property
+    def files(self) -> str:
+        return f"{self.version} {self.form}"
+
     def encode(self, image: Image.Image, point: Point) -> bytes:
         return self.codec.encode(image, form=self.form, **point)
 
