@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from titokc.errors import UsageError, WeightsError
+from titokc.models.nano.tokenizer import NanoTokenizer
+from titokc.train.distributed import Group
+from titokc.train.gradients import Gradients
 from titokc.train.objectives.proxy import Proxy
 from titokc.train.recipes import NAMES, named
 from titokc.train.recipes.schema import from_json, override, to_json
@@ -65,6 +69,13 @@ def test_single_stage_is_the_improved_recipe():
     assert (losses.l2, losses.lpips, losses.convnext, losses.gan, losses.lecam) == (1.0, 1.0, 0.1, 0.1, 0.001)
     assert round(losses.gan_start * recipe.steps) == 200_000
     assert (recipe.steps, recipe.model.is_legacy, recipe.revival_patience > 0) == (650_000, False, True)
+
+
+def test_nano_trains_for_its_longest_and_its_shortest_code():
+    recipe = named("nano")
+    with torch.device("meta"):
+        gradients = Gradients(NanoTokenizer(recipe.model), Group(), recipe, torch.float32)
+    assert gradients._token_counts(torch.tensor([0, 0.5, 0.999])).tolist() == [8, 72, 128]
 
 
 def test_override_keeps_types():

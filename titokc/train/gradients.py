@@ -136,7 +136,7 @@ class Gradients:
         tokenizer = self.tokenizer
         if not tokenizer.nested:
             return None
-        choices = torch.arange(tokenizer.min_tokens, tokenizer.max_tokens + 1, self._token_drop_step)
+        choices = torch.arange(tokenizer.max_tokens, tokenizer.min_tokens - 1, -self._token_drop_step).flip(0)
         return choices[(draws * len(choices)).long()]
 
 

@@ -73,7 +73,7 @@ class Natural:
     whole: int = 4
     whole_share: float = 0.15
     pool: int = 512
-    fewest: int = 16
+    fewest: int = 8
     search: int = 2
 
 

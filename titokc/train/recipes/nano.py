@@ -20,7 +20,7 @@ def _nano() -> Recipe:
         name="nano",
         model=NanoConfig(),
         minutes=405,  # nano-1 took 390 after its fit
-        token_drop_step=16,
+        token_drop_step=8,
         ema_decay=0.998,
         divergence=1.5,
         phases=(

@@ -74,7 +74,7 @@ class Recipe:
 
     micro_batch: most images in one forward pass of one process (0: no limit; more are accumulated). token_drop_step:
     a tokenizer whose prefixes are codes too (`model.min_tokens` of a TiTok makes it one) keeps a random prefix of each
-    image's tokens: min_tokens, + token_drop_step, ... up to all. needs_weights: only makes sense with --init-from.
+    image's tokens: all, token_drop_step less, ... down to min_tokens. needs_weights: only makes sense with --init-from.
     adds: parts of the model, called alike in its configuration and its weights, that it gains where those lack them.
     revival_patience: codebook entries unused for this many codebook sizes of tokens are replaced (0: never).
     divergence: a smoothed loss this many times its lowest is a divergence. val_images: most images in one validation.
