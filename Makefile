@@ -1,4 +1,5 @@
 # make demo: install (without torch), then encode and decode a photo. make test: lint, types and tests.
+# make web: a page that decodes .tok files in the browser.
 # make bench KODAK=folder VAL=folder VAL_1K=archive METRIC_WEIGHTS=folder: every published number and figure.
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,6 +7,10 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 REACHED := import urllib.request as u; u.urlopen('$(TORCH_INDEX)/torch/', timeout=10)
 PHOTO ?= bench/samples/coffee.jpg
+
+# The page that decodes in the browser: WEB is a folder that any static server can serve.
+WEB ?= web
+ORT_WEB := 1.30.0
 
 # Runs of the benchmark go to REPORTS, a folder that git ignores; what is published of them is copied to bench/results/.
 REPORTS ?= reports
@@ -17,10 +22,27 @@ SETS := fid-768-stand-in,kid-768-stand-in,smooth,busy
 METRIC_WEIGHTS ?= $(TITOKC_WEIGHTS_DIR)
 TITOKC_BENCH := $(BIN)/python -m titokc bench $(if $(METRIC_WEIGHTS),--metric-weights $(METRIC_WEIGHTS))
 
-.PHONY: demo test slow-test lint fuzz release-check bench folders $(RUNS) clean
+.PHONY: demo web test slow-test lint fuzz release-check bench folders $(RUNS) clean
 
 demo: $(VENV)/.core
 	$(BIN)/python bench/demo.py $(PHOTO) -o demo
+
+web: $(VENV)/.onnx $(WEB)/ort.wasm.bundle.min.mjs
+	cp formats/web/* formats/ids.json $(WEB)
+	$(BIN)/python -m titokc models export nano --onnx $(WEB)/nano --force
+	$(BIN)/python -m titokc encode bench/samples/coffee.jpg --tokens 32 -o $(WEB)/samples/coffee-32.tok --force
+	$(BIN)/python -m titokc encode bench/samples/coffee.jpg -o $(WEB)/samples/coffee-128.tok --force
+	$(BIN)/python -m titokc encode bench/samples/coffee.jpg --tiles 2x3 -o $(WEB)/samples/coffee-tiles.tok --force
+	$(BIN)/python -m titokc encode bench/samples/chelsea.jpg -o $(WEB)/samples/chelsea-128.tok --force
+	@echo "serve it: python3 -m http.server -d $(WEB)"
+
+# Three files of ONNX Runtime's package on npm, which is 140 MB.
+$(WEB)/ort.wasm.bundle.min.mjs:
+	mkdir -p $(WEB)/npm
+	npm pack --silent --pack-destination $(WEB)/npm onnxruntime-web@$(ORT_WEB)
+	tar -xzf $(WEB)/npm/onnxruntime-web-$(ORT_WEB).tgz -C $(WEB) --strip-components 2 \
+		package/dist/ort-wasm-simd-threaded.mjs package/dist/ort-wasm-simd-threaded.wasm package/dist/ort.wasm.bundle.min.mjs
+	rm -r $(WEB)/npm
 
 test: lint
 	$(BIN)/python -m pytest
@@ -110,7 +132,11 @@ $(VENV)/.torch: $(VENV)/.core
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch
-	$(BIN)/pip install --quiet --editable ".[bench,metrics,train,hub,dev]"
+	$(BIN)/pip install --quiet --editable ".[bench,metrics,train,hub,onnx,dev]"
+	touch $@
+
+$(VENV)/.onnx: $(VENV)/.torch
+	$(BIN)/pip install --quiet --editable ".[onnx]"
 	touch $@
 
 # The plugin for JPEG XL is under the GPL: a tool of the benchmark, no dependency of the package.
@@ -119,4 +145,4 @@ $(VENV)/.bench: $(VENV)/.torch
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(WEB) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -31,7 +31,14 @@ VERBS = {
 }
 INTERRUPTED = 130
 # Package that may be missing -> what installs it.
-EXTRAS = {"torch": "torch", "huggingface_hub": "hub", "matplotlib": "bench", "scipy": "bench"}
+EXTRAS = {
+    "torch": "torch",
+    "huggingface_hub": "hub",
+    "matplotlib": "bench",
+    "scipy": "bench",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+}
 
 
 class Verbs(click.Group):

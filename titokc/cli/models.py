@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from titokc.errors import InputError, ModelError, ModelMismatchError, ModelNotFoundError, TitokcError
+from titokc.errors import InputError, ModelError, ModelMismatchError, ModelNotFoundError, TitokcError, UsageError
 from titokc.files import sha256
 from titokc.ids import KNOWN_MODELS
 from titokc.models import EMBEDDED, configured, releases
@@ -151,19 +151,36 @@ def install(source: Path, name: str | None, force: bool) -> None:
 
 
 @models.command()
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("source", metavar="RUN|MODEL", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Model directory. [default: RUN/model]")
 @click.option("--best/--last", default=True, help="The checkpoint with the lowest validation loss, or the last one.")
 @click.option("--bits", type=click.Choice(["32", "8"]), default="32", show_default=True, help="8: a quarter the size.")
+@click.option("--onnx", type=click.Path(path_type=Path), metavar="DIR", help="Of MODEL: ONNX graphs and all they need.")
+@click.option("--search", is_flag=True, help="With --onnx: also the gradient that the encoder's search follows.")
 @_force
-def export(run: Path, output: Path | None, best: bool, bits: str, force: bool) -> None:
-    """Write the averaged weights of a run of `titokc train` as a model directory, which --model takes."""
+def export(
+    source: Path, output: Path | None, best: bool, bits: str, onnx: Path | None, search: bool, force: bool
+) -> None:
+    """Write the averaged weights of a run of `titokc train` as a model directory, which --model takes.
+
+    Or, with --onnx, the decoder of a model (its name or path) for other languages, as formats/onnx.md describes (needs
+    `pip install 'titokc[onnx]'`).
+    """
+    if onnx:
+        if output or not best or bits != "32":
+            raise UsageError("--onnx takes a model: export a run without it first; -o, --last and --bits are for runs")
+        from titokc.weights.onnx import export as export_graphs
+
+        click.echo(f"{onnx}: {export_graphs(str(source), onnx, search=search, overwrite=force).name}")
+        return
+    if search:
+        raise UsageError("--search is for --onnx")
     from titokc.train.export import export as export_run
     from titokc.weights.save import check_free
 
-    directory = output or run / "model"
+    directory = output or source / "model"
     check_free(directory, force)
-    step = export_run(run, directory, last=not best, bits=int(bits), overwrite=force)
+    step = export_run(source, directory, last=not best, bits=int(bits), overwrite=force)
     click.echo(f"{directory}: step {step}")
 
 

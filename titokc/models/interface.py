@@ -6,6 +6,7 @@ B batch, S side of the (square) input in pixels, K tokens, V codebook size, P pa
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -158,6 +159,15 @@ class Tokenizer(nn.Module, ABC):
 
         look: one of `looks`.
         """
+
+    def export_onnx(self, weights: Path, stored: Mapping[str, dict[str, Any]], search: bool) -> None:  # noqa: ARG002
+        """Writes the decoder as ONNX graphs beside `weights`, the file that it was loaded from, and model.json, which
+        says how to use them (formats/onnx.md).
+
+        stored: of each tensor in that file its type, shape, offset and bytes, and of one in 8 bits the same of its
+        scale. search: the gradient of the squared error by what is decoded, too. UsageError where there is no export.
+        """
+        raise UsageError(f"{self.name}: models of its architecture have no ONNX export")
 
     @abstractmethod
     def reconstruct(self, images: Tensor, keep: Tensor | None = None, latents: Tensor | None = None) -> Reconstruction:

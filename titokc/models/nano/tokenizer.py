@@ -9,7 +9,9 @@ wrong after the tokens before it, so each prefix of a code is a code. Because si
 DCT, the same weights work at 64 pixels (pretraining) and at full size. The ViT is not needed for encoding.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,7 +91,7 @@ class NanoTokenizer(Tokenizer):
         explains, for B pictures of K tokens at the same time."""
         goal = self._analyse(images - 0.5)
         best, coded = self.quantizer.assign(goal, counts)
-        least, gradient = self._judged(coded, counts, images)
+        least, gradient = self.judged(coded, counts, images)
         tried = [{tuple(row)} for row in best.tolist()]
         step, towards, wanted = torch.full_like(goal[:, :1], STEP), goal, goal
         helped = torch.ones_like(least, dtype=torch.bool)
@@ -114,7 +116,7 @@ class NanoTokenizer(Tokenizer):
                             indices[n, at], quantised[n, at] = made[at], found[at]
                             scores[n, at] = (found[at] - wanted[at]).square().sum()
             choice = scores.argmin(0)
-            error, gradient = self._judged(quantised[choice, every], counts, images)
+            error, gradient = self.judged(quantised[choice, every], counts, images)
             helped = (error < least) & (least > ENOUGH) & scores[choice, every].isfinite()
             scores[choice, every] = torch.inf
             least = torch.where(helped, error, least)
@@ -123,7 +125,7 @@ class NanoTokenizer(Tokenizer):
             goal = torch.where(helped[:, None], towards, goal)
         return best
 
-    def _judged(self, coded: Tensor, counts: Tensor, images: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+    def judged(self, coded: Tensor, counts: Tensor, images: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         """The mean squared errors [B] of what coefficients [B, C] decode to, and what makes their gradient [B, C]."""
         leaf = coded.detach().requires_grad_()
         errors = (self._synthesise(leaf, counts, self.side) - images).square().mean((1, 2, 3))
@@ -137,16 +139,19 @@ class NanoTokenizer(Tokenizer):
         coefficients = self.quantizer.lookup(tokens)
         if look != NATURAL:
             return self._synthesise(coefficients, counts, self.side)
-        picture, features = self.seen(coefficients, counts)
-        assert self.natural is not None
-        maps = self.natural.spread(features, self.side // 4)
-        return picture + self.natural(picture, maps, self._known(counts), *self._noise(tokens))
+        return self.textured(*self.seen(coefficients, counts), counts, *self._noise(tokens))
 
     def seen(self, coefficients: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """What the natural look starts from: coefficients [B, C] of `counts` tokens [B] -> faithful pictures
         [B, 3, S, S], clamped, and the ViT's features [B, P, D]."""
         picture, features = self._seen(coefficients, counts, self.side)
         return picture.clamp(0, 1), features
+
+    def textured(self, picture: Tensor, features: Tensor, counts: Tensor, noise: Tensor, fine_noise: Tensor) -> Tensor:
+        """What `seen` gives, and noise as the generator takes it -> pictures of the natural look."""
+        assert self.natural is not None
+        maps = self.natural.spread(features, self.side // 4)
+        return picture + self.natural(picture, maps, self._known(counts), noise, fine_noise)
 
     def _noise(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Of each picture its own: tokens [B, k] -> [B, NOISE, S/4, S/4] and [B, FINE_NOISE, S/2, S/2]."""
@@ -156,6 +161,12 @@ class NanoTokenizer(Tokenizer):
         drawn = drawn.to(tokens.device)
         shapes = (NOISE, quarter, quarter), (FINE_NOISE, half, half)
         return drawn[:, :coarse].unflatten(1, shapes[0]), drawn[:, coarse:].unflatten(1, shapes[1])
+
+    def export_onnx(self, weights: Path, stored: Mapping[str, dict[str, Any]], search: bool) -> None:
+        """See `Tokenizer.export_onnx`."""
+        from titokc.models.nano.onnx import export
+
+        export(self, weights, stored, search)
 
     def reconstruct(self, images: Tensor, keep: Tensor | None = None, latents: Tensor | None = None) -> Reconstruction:
         """See `Tokenizer.reconstruct`; S is one of `training_sides`, latents are coefficients [B, C]. Only the decoder
@@ -210,8 +221,9 @@ class NanoTokenizer(Tokenizer):
     def _linear(self, coefficients: Tensor) -> Tensor:
         """Coefficients [B, C] -> the thumbnails around zero that they say, float32 [B, 3, thumb_size, thumb_size]."""
         side = self.config.thumb_size
-        spectrum = coefficients.new_zeros(len(coefficients), 3 * side * side)
-        spectrum[:, self.coded.long()] = coefficients
+        # Not `len`: an ONNX export would take the number of pictures for fixed.
+        spectrum = coefficients.new_zeros(coefficients.shape[0], 3 * side * side)
+        spectrum = spectrum.index_copy(1, self.coded.long(), coefficients)
         with full_precision(coefficients.device):
             opponent = self.dct.T @ spectrum.unflatten(1, (3, side, side)) @ self.dct * side
             return torch.einsum("dc,bdhw->bchw", self.opponent, opponent)
