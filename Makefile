@@ -36,12 +36,12 @@ web: $(VENV)/.onnx $(WEB)/ort.wasm.bundle.min.mjs
 	$(BIN)/python -m titokc encode bench/samples/chelsea.jpg -o $(WEB)/samples/chelsea-128.tok --force
 	@echo "serve it: python3 -m http.server -d $(WEB)"
 
-# Three files of ONNX Runtime's package on npm, which is 140 MB.
+# Two files of ONNX Runtime's package on npm, which is 140 MB.
 $(WEB)/ort.wasm.bundle.min.mjs:
 	mkdir -p $(WEB)/npm
 	npm pack --silent --pack-destination $(WEB)/npm onnxruntime-web@$(ORT_WEB)
 	tar -xzf $(WEB)/npm/onnxruntime-web-$(ORT_WEB).tgz -C $(WEB) --strip-components 2 \
-		package/dist/ort-wasm-simd-threaded.mjs package/dist/ort-wasm-simd-threaded.wasm package/dist/ort.wasm.bundle.min.mjs
+		package/dist/ort-wasm-simd-threaded.wasm package/dist/ort.wasm.bundle.min.mjs
 	rm -r $(WEB)/npm
 
 test: lint

@@ -106,6 +106,17 @@ def tiny(make_tiny):
 
 
 @pytest.fixture(scope="session")
+def onnx_folder(tmp_path_factory):
+    """The embedded model as `titokc models export nano --onnx` writes it: 15 seconds of processor time."""
+    pytest.importorskip("onnxscript")
+    from titokc.weights import onnx
+
+    folder = tmp_path_factory.mktemp("onnx") / "nano"
+    onnx.export("nano", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def photo():
     """A function that makes smooth pictures with some texture, the same for the same size and seed."""
 
