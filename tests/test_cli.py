@@ -119,6 +119,7 @@ class TestEncode:
         run("encode", "in/a.png", "--bare", "--target-size", 48, "--force")
         assert len((files / "a.bin").read_bytes()) == 48
         run("encode", "in/a.png", "--bare", "--base64", code=2)
+        assert "30 is not in the range 0<=x<=9" in run("encode", "in/a.png", "--effort", 30, code=2).stderr
 
     def test_bare_tiles(self, run, files):
         run("encode", "in/a.png", "--bare", "--tiles", "2x3", "-o", "x.bin")

@@ -6,14 +6,14 @@ changes all after it, and what is tried lands around them, better or worse by so
 made on the way to them, which keep none, a quarter, a half and three quarters of the tokens so far, and are tried in
 the order of how near they come to what is wanted. One that helps is the new start.
 
-A round decodes once; after one that helped (a quarter of them) it takes a gradient, as long again, and quantises four
-times, each from the first token on that is not kept. Gain in dB over the nearest tokens and milliseconds of one busy
-core, 24 Kodak and 40 held-out photographs:
+A round decodes once; after one that helped (half of the first eight) it takes a gradient, as long again, and quantises
+four times, each from the first token on that is not kept. Gain in dB over the nearest tokens and milliseconds of one
+busy core, 24 Kodak and 40 held-out photographs:
 
     effort          0    1    2    3    4    5    6    7    8    9
     rounds          0    1    2    3    4    6    8   12   16   20
     32 tokens       0  .13  .17  .20  .23  .26  .28  .30  .31  .32
-    32 tokens, ms   2   62  103  128  163  221  270  361  445  519
+    32 tokens, ms   2   62  103  128  163  220  270  361  444  516
     128 tokens      0  .13  .18  .21  .23  .26  .29  .31  .32  .33
     128 tokens, ms  6   75  126  176  203  270  333  441  549  643
 
