@@ -34,7 +34,12 @@ from titokc.cli.report import say
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the model.")
 @click.option("--workers", type=click.IntRange(min=1), help="Threads that make batches. [default: 1, all for a GPU]")
-@click.option("--dry-run", is_flag=True, help="Print parameters, memory and time, and train nothing.")
+@click.option(
+    "--scale",
+    type=click.IntRange(min=1),
+    help="Times the recipe's batches, rates times its root. [default: on a GPU 8 for nano, nano-natural; else 1]",
+)
+@click.option("--dry-run", is_flag=True, help="Print parameters, memory, time and what limits; train nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress line.")
 def train(data: Path, run: Path, **options: Any) -> None:
     """Train a tokenizer on DATA, a folder of images or of WebDataset .tar shards.

@@ -21,7 +21,7 @@ from titokc import weights
 from titokc.engines.base import ModelInfo
 from titokc.errors import UsageError
 from titokc.models.interface import Tokenizer
-from titokc.models.precision import full_precision
+from titokc.models.precision import convolution_format, full_precision
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -58,7 +58,7 @@ def load(model: str | os.PathLike[str], device: str) -> Tokenizer:
     def in_a_thread() -> Tokenizer:
         place = find_device(device)
         tokenizer = weights.load(model, device=str(place))
-        return tokenizer.to(memory_format=torch.channels_last) if place.type == "cuda" else tokenizer
+        return tokenizer.to(memory_format=convolution_format(place))
 
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(in_a_thread).result()

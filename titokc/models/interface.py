@@ -130,8 +130,10 @@ class Tokenizer(nn.Module, ABC):
         return count
 
     def check_indices(self, indices: Tensor) -> None:
-        """ContainerError (as `titokc.payload.check_indices`) unless all indices, if any, are in 0..V-1."""
-        if not indices.numel():
+        """ContainerError (as `titokc.payload.check_indices`) unless all indices, if any, are in 0..V-1.
+
+        While a CUDA graph is captured nothing can be asked: those of the runs before were."""
+        if not indices.numel() or (indices.is_cuda and torch.cuda.is_current_stream_capturing()):
             return
         lowest, highest = (int(bound) for bound in indices.aminmax())
         if not 0 <= lowest <= highest < self.codebook_size:

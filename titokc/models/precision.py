@@ -1,10 +1,16 @@
-"""Float32 arithmetic that no setting around it can change; every tokenizer's quantiser runs in it."""
+"""Float32 arithmetic that no setting around it can change; every tokenizer's quantiser runs in it. And what lies how
+in memory."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+
+def convolution_format(device: torch.device) -> torch.memory_format:
+    """How a network's weights lie best: NVIDIA's matrix units want channels last."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
 class _Shared:

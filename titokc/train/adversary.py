@@ -44,19 +44,23 @@ class Adversary(ABC, Generic[S]):
         if not self._shown:
             return {}
         self.network.requires_grad_(True)
-        sums: dict[str, float] = {}
+        shares, found = [], []
         for shown in self._shown:
             share = len(shown[0]) / sum(len(part[0]) for part in self._shown)
             loss, measured = self.losses(shown)
             (share * loss).backward()
-            sums = {name: sums.get(name, 0.0) + share * float(value.detach()) for name, value in measured.items()}
+            shares.append(share)
+            found.append(torch.stack(list(measured.values())).detach())
         self._shown.clear()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
         for settings in self.optimizer.param_groups:
             settings["lr"] = factor * self._lr
-        if torch.isfinite(norm):
+        *rows, (total_norm, *_) = torch.stack([*found, norm.expand(len(measured))]).tolist()  # one wait for all
+        if math.isfinite(total_norm):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        columns = zip(measured, zip(*rows, strict=True), strict=True)
+        sums = {name: sum(share * value for share, value in zip(shares, values, strict=True)) for name, values in columns}
         total = self._group.sum(sums, norm.device)
         return {f"discriminator_{name}": value / self._group.size for name, value in total.items()}
 

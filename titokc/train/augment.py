@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from titokc.errors import InputError
+from titokc.models.precision import full_precision
 from titokc.train.data import ImageSet
 from titokc.train.recipes.schema import View
 
@@ -30,8 +31,7 @@ class Batch(NamedTuple):
 
     def images(self, device: torch.device) -> Tensor:
         """RGB float32 [B, 3, S, S] in [0, 1], made on the device: a quarter of the bytes travels."""
-        pinned = self.crops.pin_memory() if device.type == "cuda" else self.crops
-        crops = pinned.to(device, non_blocking=True)
+        crops = self.crops.to(device)
         return self.curves.to(device).gather(2, crops.flatten(2).long()).view(crops.shape)
 
     @classmethod
@@ -44,9 +44,10 @@ class Sampler:
 
     Each pool (large images, the others) is walked in a new random order every epoch; where there are fewer images than
     a batch takes, a batch has several crops of each. usable: images large enough. seed: the run's and the phase's.
+    device: where squares are resized and batches lie; None: by Pillow, which rounds otherwise, on the CPU.
     """
 
-    def __init__(self, images: ImageSet, view: View, seed: tuple[int, ...]) -> None:
+    def __init__(self, images: ImageSet, view: View, seed: tuple[int, ...], device: torch.device | None = None) -> None:
         short = images.sizes.min(1)
         usable = short >= view.min_source * view.side
         self.usable = int(usable.sum())
@@ -62,7 +63,7 @@ class Sampler:
         self._large_share = view.large_share if view.large_share >= 0 and 0 < natural < 1 else natural
         self._pools = (small, large)
         self._orders: dict[tuple[int, int], np.ndarray] = {}
-        self.images, self.view, self._seed = images, view, seed
+        self.images, self.view, self._seed, self._device = images, view, seed, device
 
     def _pick(self, position: int) -> int:
         """The image of sample `position`: the pools alternate evenly, each in its own shuffled epochs."""
@@ -82,34 +83,68 @@ class Sampler:
         side = self.view.side
         positions = np.arange(position, position + count)
         draws = uniforms((*self._seed, 2), positions, 10)
-        crops = np.empty((count, side, side, 3), np.uint8)
-        for at in range(count):
-            crops[at] = self._crop(self.images.load(self._pick(position + at)), *draws[at, 5:])
-        parts = (
-            crops.transpose(0, 3, 1, 2),
-            tone_curves((2 * draws[:, :5] - 1) * self.view.jitter),
-            positions * GOLDEN % 1,
-        )
-        return Batch(*(torch.from_numpy(part) for part in parts))
+        picks = [self._pick(position + at) for at in range(count)]
+        squares = [self._square(*self.images.sizes[pick], *draws[at, 5:9]) for at, pick in enumerate(picks)]
+        mirrored = draws[:, 9] < 0.5
+        on_host = torch.from_numpy(tone_curves((2 * draws[:, :5] - 1) * self.view.jitter))
+        curves = on_host if self._device is None else _sent(on_host, self._device)
+        largest = side if self._device is None else max(size for _, _, size in squares)
+        cut = torch.empty((count, largest, largest, 3), dtype=torch.uint8, pin_memory=_is_gpu(self._device))
+        for at, (top, left, size) in enumerate(squares):
+            square = self.images.load(picks[at])[top : top + size, left : left + size]
+            if self._device is not None:
+                cut.numpy()[at, :size, :size] = square
+                continue
+            if size != side:
+                square = np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.BICUBIC))
+            cut.numpy()[at] = square[:, ::-1] if mirrored[at] else square
+        if self._device is None:
+            crops = cut.permute(0, 3, 1, 2)
+        else:
+            sizes = torch.tensor([size for _, _, size in squares])
+            squares_sent, sizes, flips = (_sent(t, self._device) for t in (cut, sizes, torch.from_numpy(mirrored)))
+            crops = resized(squares_sent, sizes, flips, side)
+        return Batch(crops, curves, torch.from_numpy(positions * GOLDEN % 1))
 
-    def _crop(
-        self, pixels: np.ndarray, native: float, scale: float, down: float, right: float, flip: float
-    ) -> np.ndarray:
-        """A square by draws in [0, 1), flipped half the time: as large as the image allows down to min_scale of that,
-        resized to the side; images little larger than the side are as often cut at their own resolution, if min_scale
-        allows."""
-        height, width = pixels.shape[:2]
+    def _square(
+        self, height: int, width: int, native: float, scale: float, down: float, right: float
+    ) -> tuple[int, int, int]:
+        """Top, left and side of a square by draws in [0, 1): as large as the image allows down to min_scale of that;
+        images little larger than the view's side are as often cut at their own resolution, if min_scale allows."""
         short, side = min(height, width), self.view.side
         if self.view.min_scale * short <= side <= short <= 1.25 * side and native < 0.5:
             size = side
         else:
             least = max(self.view.min_scale * short, min(short, 0.8 * side))
             size = round(least + scale * (short - least))
-        top, left = int(down * (height - size + 1)), int(right * (width - size + 1))
-        square = pixels[top : top + size, left : left + size]
-        if size != side:
-            square = np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.BICUBIC))
-        return square[:, ::-1] if flip < 0.5 else square
+        return int(down * (height - size + 1)), int(right * (width - size + 1)), size
+
+
+def resized(squares: Tensor, sizes: Tensor, mirrored: Tensor, side: int) -> Tensor:
+    """Squares of `sizes` [B] in the upper left corners of uint8 [B, M, M, 3], some `mirrored` (bool [B]) -> uint8
+    [B, 3, side, side], bicubically, as Pillow does it: wider where it shrinks, rows before columns, rounded between.
+
+    Each direction is one batch of products with a matrix a picture. Pillow's integers differ by two levels at most.
+    """
+    scale = (sizes / side)[:, None, None]
+    at, ends = (torch.arange(count, device=squares.device) for count in (squares.shape[1], side))
+    away = ((at + 0.5) - (ends[:, None] + 0.5) * scale).abs() / scale.clamp(min=1)
+    near, far = (1.5 * away - 2.5) * away.square() + 1, ((2.5 - 0.5 * away) * away - 4) * away + 2
+    columns = torch.where(away < 1, near, torch.where(away < 2, far, 0)) * (at < sizes[:, None, None])
+    columns = columns / columns.sum(2, keepdim=True)
+    rows = torch.where(mirrored[:, None, None], columns.flip(1), columns)
+    with full_precision(squares.device):
+        pixels = (squares.permute(0, 3, 1, 2).float() @ rows.mT[:, None]).round().clamp(0, 255)
+        return (columns[:, None] @ pixels).round().clamp(0, 255).to(torch.uint8)
+
+
+def _is_gpu(device: torch.device | None) -> bool:
+    return device is not None and device.type == "cuda"
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """To the device; to a GPU from pinned memory, so that nothing waits."""
+    return (tensor.pin_memory() if _is_gpu(device) else tensor).to(device, non_blocking=True)
 
 
 def uniforms(seed: tuple[int, ...], numbers: np.ndarray, count: int) -> np.ndarray:

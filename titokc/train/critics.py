@@ -102,7 +102,7 @@ class Critics(Adversary[Shown]):
         return {kind: -_mean([logit.mean() for logit in found]) for kind, found in logits._asdict().items()}
 
     def losses(self, shown: Shown) -> tuple[Tensor, dict[str, Tensor]]:
-        both = [torch.cat(pair) for pair in zip(shown.real_features, shown.fake_features, strict=True)]
+        both = [torch.cat(pair).float() for pair in zip(shown.real_features, shown.fake_features, strict=True)]
         logits = Logits(*self._spread(torch.cat([shown.real, shown.fake]), torch.cat([shown.faithful] * 2), both))
         losses = {kind: _mean([_hinge(logit) for logit in found]) for kind, found in logits._asdict().items()}
         return torch.stack(list(losses.values())).sum(), losses

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titokc.models.precision import convolution_format
 from titokc.train.adversary import Adversary
 from titokc.train.distributed import Group
 
@@ -53,7 +54,8 @@ class Discriminator(Adversary[tuple[Tensor, Tensor]]):
     def __init__(
         self, device: torch.device, group: Group, channels: int = 128, lr: float = 1e-4, lecam: float = 0.001
     ) -> None:
-        super().__init__(DiscriminatorNetwork(channels).to(device), group, lr, (0.9, 0.999))
+        network = DiscriminatorNetwork(channels).to(device).to(memory_format=convolution_format(device))
+        super().__init__(network, group, lr, (0.9, 0.999))
         self._lecam = lecam
 
     def generator_term(self, output: Tensor) -> Tensor:

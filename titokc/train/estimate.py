@@ -1,7 +1,9 @@
-"""What a recipe would cost here: parameters, memory and time, from training passes over the first images."""
+"""What a recipe would cost here: parameters, memory and time, from training steps over the first images."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,13 +13,32 @@ from titokc.train import optim
 from titokc.train.augment import Sampler
 from titokc.train.data import ImageSet
 from titokc.train.distributed import Group
+from titokc.train.feed import Feed
 from titokc.train.gradients import Gradients
 from titokc.train.objectives import Objective
-from titokc.train.recipes.schema import Phase, Recipe
+from titokc.train.recipes.schema import Phase, Recipe, View
 
-# Batches are doubled until a pass takes so long: what every pass costs counts less and less.
+# Batches are doubled until a step takes so long: what every step costs counts less and less. Whole batches are repeated
+# until they have taken as long together.
 _LONG_ENOUGH_S = 1.5
 _GIB = 2**30
+
+
+class Cost(NamedTuple):
+    """Of one view of a phase. images, seconds: of the steps that were measured. held: bytes kept for the backward pass
+    of one image. fed: images that the feed makes a second, while nothing trains."""
+
+    phase: Phase
+    view: View
+    images: int
+    seconds: float
+    held: int
+    fed: float
+
+    @property
+    def rate(self) -> float:
+        """Images a second."""
+        return self.images / self.seconds
 
 
 def estimate(
@@ -26,19 +47,17 @@ def estimate(
     objectives: list[Objective | None],
     images: ImageSet,
     autocast: torch.dtype,
+    workers: int,
     processes: int,
 ) -> list[str]:
     """Lines for a person: parameters, the memory of one process, and the time of each phase on this device.
 
-    Measured are passes of all phases and views as they would be at their end, with all networks, on `images`.
+    Measured are steps of all phases and views as they would be at their end, with all networks, on `images`.
     """
-    numbers = sum(p.numel() for p in tokenizer.parameters())
     phases = [(phase, objective) for phase, objective in zip(recipe.phases, objectives, strict=True) if objective]
-    prefixes = [prefix for phase, _ in phases for prefix in phase.trainable or ("",)]
-    for name, parameter in tokenizer.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and name.startswith(tuple(prefixes)))
-    made = optim.build(tokenizer, recipe.muon, recipe.betas, recipe.weight_decay)
-    trained = {name: _numbers(optimizer) for name, optimizer in made.items()}
+    optimizers = _optimizers(recipe, tokenizer)
+    numbers = sum(p.numel() for p in tokenizer.parameters())
+    trained = {name: _numbers(optimizer) for name, optimizer in optimizers.items()}
     by_name = ", ".join(f"{count:,} by {name}" for name, count in trained.items())
     lines = [f"parameters: {numbers:,}; trained {by_name}"]
     # Weights and their average; gradients, with Muon's one moment or AdamW's two.
@@ -48,23 +67,21 @@ def estimate(
         lines.append(f"adversary: {extra:,} parameters")
         held += 4 * extra
     lines.append(f"memory: {4 * held / _GIB:.2f} GiB for weights, average, gradients and moments, and activations:")
-    gradients = Gradients(tokenizer, Group(), recipe, autocast)
-    tokenizer.train()
     hours = 0.0
-    for phase, objective in phases:
-        share = phase.share / sum(p.share for p, _ in phases)
-        seconds = 0.0
-        for view in phase.views:
-            mine = view.batch_size // processes
-            most = min(recipe.micro_batch or mine, mine)
-            count, took, held_bytes = _measured(gradients, phase, objective, Sampler(images, view, (0,)), most)
-            seconds += took / count * mine * view.share / sum(v.share for v in phase.views)
-            lines.append(
-                f"  {phase.name}, {view.side} px, batch {view.batch_size}: {held_bytes * most / _GIB:.2f} GiB, about "
-                f"{took / count * mine:.2f} s a step, {processes * count / took:.1f} images/s "
-                f"(measured: {count} images in {took:.2f} s)"
-            )
+    for cost in measure(recipe, tokenizer, objectives, images, autocast, workers, processes):
+        phase, view = cost.phase, cost.view
+        mine = view.batch_size // processes
+        seconds = mine / min(cost.rate, cost.fed)
+        share = phase.share / sum(p.share for p, _ in phases) * view.share / sum(v.share for v in phase.views)
         hours += share * recipe.steps * seconds / 3600
+        most = min(recipe.micro_batch or mine, mine)
+        limit = "the step" if cost.rate < cost.fed else "the feed: more --workers, or --cache-gib"
+        lines.append(
+            f"  {phase.name}, {view.side} px, batch {view.batch_size}: {cost.held * most / _GIB:.2f} GiB, about "
+            f"{seconds:.2f} s a step, {processes * mine / seconds:.1f} images/s; a process is fed {cost.fed:.0f} "
+            f"and trains {cost.rate:.0f} of them: the limit is {limit} "
+            f"(measured: {cost.images} images in {cost.seconds:.2f} s)"
+        )
     if recipe.steps and not (recipe.minutes and recipe.minutes < 60 * hours):
         lines.append(f"time: about {hours:.1f} hours for {recipe.steps:,} steps")
     else:
@@ -72,14 +89,67 @@ def estimate(
     return lines
 
 
+def measure(
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    objectives: list[Objective | None],
+    images: ImageSet,
+    autocast: torch.dtype,
+    workers: int,
+    processes: int = 1,
+) -> Iterator[Cost]:
+    """The cost of each view of each phase that has an objective, in one of `processes`, with their optimisers; rates
+    are 0, so that nothing changes."""
+    optimizers = list(_optimizers(recipe, tokenizer).values())
+    gradients = Gradients(tokenizer, Group(), recipe, autocast)
+    device = tokenizer.device if tokenizer.device.type == "cuda" else None
+    tokenizer.train()
+    for phase, objective in zip(recipe.phases, objectives, strict=True):
+        for view in phase.views if objective else ():
+            assert objective is not None
+            sampler = Sampler(images, replace(view, batch_size=max(1, view.batch_size // processes)), (0,), device)
+            most = min(recipe.micro_batch or sampler.view.batch_size, sampler.view.batch_size)
+            measured = _measured(gradients, phase, objective, optimizers, sampler, most)
+            yield Cost(phase, view, *measured, _fed(sampler, workers, device))
+
+
+def _optimizers(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, torch.optim.Optimizer]:
+    """Of all that trains in some phase."""
+    prefixes = tuple(prefix for phase in recipe.phases if phase.share for prefix in phase.trainable or ("",))
+    for name, parameter in tokenizer.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name.startswith(prefixes))
+    return optim.build(tokenizer, recipe.muon, recipe.betas, recipe.weight_decay)
+
+
 def _numbers(optimizer: torch.optim.Optimizer) -> int:
     return sum(p.numel() for settings in optimizer.param_groups for p in settings["params"])
 
 
+def _fed(sampler: Sampler, workers: int, device: torch.device | None) -> float:
+    """Images a second that these threads make, the first batch left out."""
+    feed, size, taken = Feed(workers, Group(), device), sampler.view.batch_size, 0
+    try:
+        feed.enter([sampler])
+        feed.take(0, 0)
+        began = time.perf_counter()
+        while not taken or time.perf_counter() - began < _LONG_ENOUGH_S / 3:
+            taken += size
+            feed.take(0, taken)
+        return taken / (time.perf_counter() - began)
+    finally:
+        feed.close()
+
+
 def _measured(
-    gradients: Gradients, phase: Phase, objective: Objective, sampler: Sampler, most: int
+    gradients: Gradients,
+    phase: Phase,
+    objective: Objective,
+    optimizers: list[torch.optim.Optimizer],
+    sampler: Sampler,
+    most: int,
 ) -> tuple[int, float, int]:
-    """(images, seconds they took in one pass, bytes kept for the backward pass of each), of at most `most` images."""
+    """(images, seconds that steps over them took, bytes kept for the backward pass of each), of at most `most` images
+    a step."""
     device = gradients.tokenizer.device
     seen = {p.untyped_storage().data_ptr() for p in gradients.tokenizer.parameters()}
     kept_bytes = 0
@@ -94,10 +164,15 @@ def _measured(
 
     def train(count: int, phase: Phase) -> float:
         batch = sampler.batch(0, count)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         began = time.perf_counter()
-        gradients.of(batch, phase, objective, 1.0)
+        gradients.of(batch, phase, objective, 1.0).fetch()
+        for optimizer in optimizers:
+            gradients.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        gradients.scaler.update()
         objective.learn(0.0)
-        gradients.tokenizer.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - began
@@ -108,4 +183,10 @@ def _measured(
     kept_bytes //= count
     while (took := train(count, phase)) < _LONG_ENOUGH_S and count < most:
         count = min(most, count * max(2, min(8, int(_LONG_ENOUGH_S / took))))
+    if device.type != "cpu":  # the first steps of a shape find out how to go about it
+        times: list[float] = []
+        began = time.perf_counter()
+        while len(times) < 3 or (time.perf_counter() - began < _LONG_ENOUGH_S and len(times) < 50):
+            times.append(train(count, phase))
+        took = sorted(times)[len(times) // 2]
     return count, took, kept_bytes

@@ -28,28 +28,47 @@ def decibels(output: Tensor, images: Tensor) -> Tensor:
     return -10 * error.clamp_min(1e-10).log10()
 
 
-class _Tally:
-    """Adds up what the log shows of a batch in `values`: the terms of its loss as "loss_*", PSNR in dB by pass as
-    "turn/*" and, of first passes, by token count as "decibels/*", with the images behind it as "images/*"."""
+class Tally:
+    """Adds up what the log shows of a batch: the terms of its loss as "loss_*", PSNR in dB by pass as "turn/*" and, of
+    first passes, by token count as "decibels/*", with the images behind it as "images/*".
+
+    The numbers stay on the device until all are fetched at once: each time the host waits for one, a GPU runs idle."""
 
     def __init__(self, counts: tuple[int, ...]) -> None:
         self._counts = torch.tensor(counts)
-        self.values = {f"{name}/{count}": 0.0 for name in ("decibels", "images") for count in counts}
+        self._named: list[tuple[list[str], float]] = []
+        self._values: list[Tensor] = []
+        self._images = dict.fromkeys(counts, 0)
+
+    def note(self, names: list[str], values: Tensor, share: float = 1.0) -> None:
+        """Adds each of the values, a scalar or [N], times `share` to the sum of its name."""
+        self._named.append((names, share))
+        self._values.append(values.detach().float().reshape(-1))
 
     def losses(self, terms: dict[str, Tensor], share: float) -> None:
         for name, value in terms.items():
-            self.values[f"loss_{name}"] = self.values.get(f"loss_{name}", 0.0) + share * float(value.detach())
+            self.note([f"loss_{name}"], value, share)
 
     def quality(self, turn: int, decibels: Tensor, kept: Tensor | None) -> None:
         """PSNR [B] of pictures of `kept` tokens [B] (None: all), each shown under the nearest of the counts."""
-        self.values[f"turn/{turn}"] = self.values.get(f"turn/{turn}", 0.0) + float(decibels.sum())
+        self.note([f"turn/{turn}"], decibels.sum())
         if turn:
             return
         tokens = self._counts.max().expand(len(decibels)) if kept is None else kept
-        nearest = self._counts[(tokens[:, None] - self._counts).abs().argmin(1)]
-        for count, value in zip(nearest.tolist(), decibels.tolist(), strict=True):
-            self.values[f"decibels/{count}"] += value
-            self.values[f"images/{count}"] += 1
+        nearest = self._counts[(tokens[:, None] - self._counts).abs().argmin(1)].tolist()
+        self.note([f"decibels/{count}" for count in nearest], decibels)
+        for count in nearest:
+            self._images[count] += 1
+
+    def fetch(self) -> dict[str, float]:
+        """The sums by name."""
+        sums = {f"decibels/{count}": 0.0 for count in self._images}
+        sums |= {f"images/{count}": float(images) for count, images in self._images.items()}
+        found = iter(torch.cat(self._values).tolist())
+        for names, share in self._named:
+            for name in names:
+                sums[name] = sums.get(name, 0.0) + share * next(found)
+        return sums
 
 
 class _Pass(nn.Module):
@@ -92,10 +111,10 @@ class Gradients:
         device = self.tokenizer.device.type
         return torch.autocast(device, self._autocast, enabled=self._autocast != torch.float32)
 
-    def of(self, batch: Batch, phase: Phase, objective: Objective[Any], progress: float) -> dict[str, float]:
-        """The gradients of one batch, this far in the phase; returns sums and means by name. PSNR by token count is
+    def of(self, batch: Batch, phase: Phase, objective: Objective[Any], progress: float) -> Tally:
+        """The gradients of one batch, this far in the phase; returns what the log shows. PSNR by token count is
         that of each picture's first pass."""
-        tally = _Tally(token_counts(self.tokenizer))
+        tally = Tally(token_counts(self.tokenizer))
         images = batch.images(self.tokenizer.device)
         counts = self._token_counts(batch.draws)
         passes = 1 + phase.search
@@ -105,7 +124,7 @@ class Gradients:
             share = len(part) / len(images) / passes
             for turn in range(passes):
                 last = rows.stop == len(images) and turn == passes - 1
-                shown = Shown(part, None if keep is None else keep.to(part.device), latents, progress)
+                shown = Shown(part, keep, latents, progress)
                 with nullcontext() if last else self.group.apart(self._spread):
                     with self.casting():
                         terms = self._spread(objective, shown, phase.search > 0)
@@ -116,7 +135,7 @@ class Gradients:
                     tally.quality(turn, decibels(made.images, part), keep)
                     if turn < phase.search:
                         latents = self._better_latents(made, part)
-        return tally.values
+        return tally
 
     def _better_latents(self, made: Reconstruction, images: Tensor) -> Tensor:
         """What the next pass over the images quantises, by the gradient that this one has left."""

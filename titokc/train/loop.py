@@ -79,7 +79,9 @@ class Trainer:
             self._revivals = {n: CodebookRevival(q, recipe.revival_patience) for n, q in tokenizer.codebooks.items()}
         self._gradients = Gradients(tokenizer, self.group, recipe, autocast)
         self._scaler = self._gradients.scaler
-        self._feed = Feed(workers, self.group)
+        # A GPU makes its crops itself; other devices get them from Pillow, on the host.
+        self._crops_on = self.device if self.device.type == "cuda" else None
+        self._feed = Feed(workers, self.group, self._crops_on)
         self._trained: list[nn.Parameter] = []
         self._squares: dict[int, Tensor] = {}
         self._failures, self._failed_at = 0, -1
@@ -164,7 +166,8 @@ class Trainer:
             if view.batch_size % self.group.size:
                 raise UsageError(f"a batch of {view.batch_size} cannot be shared by {self.group.size} processes")
         seeds = [(self.recipe.seed, phase, at) for at in range(len(views))]
-        self._feed.enter([Sampler(self._images, view, seed) for view, seed in zip(views, seeds, strict=True)])
+        samplers = (Sampler(self._images, *each, self._crops_on) for each in zip(views, seeds, strict=True))
+        self._feed.enter(list(samplers))
         prefixes = self._phase.trainable
         for name, parameter in self._trainable.items():
             parameter.requires_grad_(not prefixes or name.startswith(prefixes))
@@ -193,7 +196,9 @@ class Trainer:
         over = False
         if self.group.first:
             self._say(f"fitting the tokenizer to training images: {steps} steps, {state.fitted or 0} done")
-            sampler = Sampler(self._images, self._phase.views[0], (self.recipe.seed, len(self.recipe.phases)))
+            sampler = Sampler(
+                self._images, self._phase.views[0], (self.recipe.seed, len(self.recipe.phases)), self._crops_on
+            )
             batches = (batch.images(self.device) for batch in self._feed.all_of(sampler))
             before, saved = state.fitting, state.fitting
             for done in self.tokenizer.fit(batches, state.fitted or 0):
@@ -235,12 +240,14 @@ class Trainer:
         torch.manual_seed(int(seeds.generate_state(1)[0]))
         self.tokenizer.train()
         progress = phase_progress(recipe, state)
-        total = self._agree(self._gradients.of(batch, self._phase, self._objective, progress))
-        terms = {n.removeprefix("loss_"): v / self.group.size for n, v in total.items() if n.startswith("loss_")}
-
+        tally = self._gradients.of(batch, self._phase, self._objective, progress)
         for optimizer in self.optimizers.values():
             self._scaler.unscale_(optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self._trained, recipe.clip))
+        tally.note(["norm"], nn.utils.clip_grad_norm_(self._trained, recipe.clip))
+        found = tally.fetch()
+        norm = found.pop("norm")
+        total = self._agree(found)
+        terms = {n.removeprefix("loss_"): v / self.group.size for n, v in total.items() if n.startswith("loss_")}
         loss = sum(value for name, value in terms.items() if name not in self._objective.may_grow)
         overflow = self._scaler.is_enabled() and not math.isfinite(norm)
         if state.diverges(view, loss, recipe.divergence) or not (math.isfinite(norm) or overflow):

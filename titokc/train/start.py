@@ -17,6 +17,7 @@ from titokc.engines.torch import find_device, find_dtype
 from titokc.errors import InputError, UsageError
 from titokc.files import write_atomic
 from titokc.models.interface import Tokenizer
+from titokc.models.precision import convolution_format
 from titokc.train import checkpoint, objectives, recipes
 from titokc.train.data import Found, ImageSet, Source, find
 from titokc.train.distributed import Group, local_device
@@ -47,12 +48,14 @@ def start(
     dtype: str = "auto",
     threads: int | None = None,
     workers: int | None = None,
+    scale: int | None = None,
     quiet: bool = False,
     dry_run: bool = False,
     say: Callable[[str], None],
 ) -> None:
     """One `titokc train`; `say` takes one-line messages for the person.
 
+    scale: how many times its own batches a new run's recipe gets; None: what it names for a GPU, where one trains.
     Nothing is written before all that can be known to be missing has been looked for.
     """
     if threads:
@@ -62,23 +65,26 @@ def start(
         schema.from_json((run / "recipe.json").read_text(), run / "recipe.json")
         raise UsageError(f"{run} holds a run already: continue it with --resume, or choose another folder")
     initial = None if init_from is None or checkpoint.saved(run) else weights.load(init_from)
-    recipe = choose_recipe(run, name, settings, initial, begun)
+    place = local_device(find_device(device))
+    recipe = choose_recipe(run, name, settings, initial, begun, scale, place.type == "cuda")
     if max_minutes is not None or steps is not None:
         recipe = replace(recipe, minutes=max_minutes or 0.0, steps=steps or 0)
-    place = local_device(find_device(device))
     autocast = choose_dtype(dtype, place)
     found = _split(data, val)
     group = Group() if dry_run else Group.join(place)
     with group.joined():
-        tokenizer = build(recipe).to(place)
+        tokenizer = build(recipe).to(place).to(memory_format=convolution_format(place))
         if initial is not None:
             added = {n: tensor for n, tensor in tokenizer.state_dict().items() if n.partition(".")[0] in recipe.adds}
             checkpoint.fill(tokenizer, added | initial.state_dict(), Path(init_from or ""))
         schema.check(recipe, tokenizer)
+        if recipe.scale > 1 and group.first:
+            say(f"--scale {recipe.scale}: batches {recipe.scale}, rates {recipe.scale**0.5:.3g} times the recipe's own")
         setup = Setup(place, group, proxy)
         begin = [objectives.begin(phase.objective, setup) if phase.share else None for phase in recipe.phases]
         if dry_run:
-            _say_estimate(recipe, tokenizer, begin, found, autocast, initial is None and not begun, say)
+            threads = workers or (1 if place.type == "cpu" else os.cpu_count() or 1)
+            _say_estimate(recipe, tokenizer, begin, found, autocast, threads, initial is None and not begun, say)
             return
         with _held(run, recipe, group), RunLog.open(run, say, quiet, group.first) as log:
             training, validation = image_sets(found, recipe, cache or run / "cache", cache_gib, group, log)
@@ -120,10 +126,19 @@ def _held(run: Path, recipe: Recipe, group: Group) -> Iterator[None]:
 
 
 def choose_recipe(
-    run: Path, name: str | None, settings: tuple[str, ...], initial: Tokenizer | None, begun: bool
+    run: Path,
+    name: str | None,
+    settings: tuple[str, ...],
+    initial: Tokenizer | None,
+    begun: bool,
+    scale: int | None = None,
+    on_gpu: bool = False,
 ) -> Recipe:
-    """The run's own recipe if it has begun, else the named one (for the model that `initial` is), with settings."""
+    """The run's own recipe if it has begun, else the named one (for the model that `initial` is), scaled and then with
+    settings."""
     if begun:
+        if scale is not None:
+            raise UsageError(f"{run}: --scale cannot change the batches of a run that has begun")
         path = run / "recipe.json"
         saved = schema.from_json(path.read_text(), path)
         if name not in {None, saved.name}:
@@ -141,6 +156,7 @@ def choose_recipe(
         config: Any = initial.config
         lacking = {part: getattr(recipe.model, part) for part in recipe.adds if not getattr(config, part)}
         recipe = replace(recipe, model=replace(config, **lacking))
+    recipe = schema.scaled(recipe, scale or (recipe.on_gpu if on_gpu else 1))
     recipe = schema.override(recipe, settings)
     if recipe.needs_weights and initial is None:
         raise UsageError(f"the recipe {name} starts from trained weights: give them with --init-from")
@@ -217,6 +233,7 @@ def _say_estimate(
     begin: list[Objective | None],
     found: Found,
     autocast: torch.dtype,
+    workers: int,
     fresh: bool,
     say: Callable[[str], None],
 ) -> None:
@@ -229,7 +246,8 @@ def _say_estimate(
         images = ImageSet(some, _cached_side(recipe), Path(folder))
         if not len(images):
             raise InputError(f"none of {len(some)} training images can be read, {images.unreadable[0]} for one")
-        for line in estimate(recipe, tokenizer, begin, images, autocast, int(os.environ.get("WORLD_SIZE", 1))):
+        processes = int(os.environ.get("WORLD_SIZE", 1))
+        for line in estimate(recipe, tokenizer, begin, images, autocast, workers, processes):
             say(line)
     if fresh and tokenizer.fit_steps:
         say("before that its quantiser is fitted to training images, 10 to 20 minutes on two cores (not measured)")

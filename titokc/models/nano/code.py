@@ -158,29 +158,36 @@ class AdaptiveResidualVQ(nn.Module):
     # ---- coding
 
     @torch.no_grad()
-    def assign(self, coefficients: Tensor, counts: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """float32 [B, C] and the tokens to make of each, [B] -> indices [B, max(counts)] (0 beyond a row's count) and
-        the quantised coefficients [B, C].
+    def assign(self, coefficients: Tensor, counts: Tensor | int, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """float32 [B, C] and the tokens to make of each, [B] or a number for all -> indices [B, max(counts)], 0 beyond
+        a row's count, and the quantised coefficients [B, C].
 
-        kept: indices [B, k] of the first tokens, k <= min(counts), which are taken as they are."""
-        order = counts.argsort(descending=True, stable=True)
-        wanted, descending = coefficients[order] / self.unit, counts[order].cpu()
-        indices = torch.zeros(len(order), int(descending[0]), dtype=torch.int64, device=wanted.device)
-        with full_precision(coefficients.device):
-            whole, network = self.start(len(order)), self.network()
-            for token in range(indices.shape[1]):
-                rows = int((descending > token).sum())
+        counts: on the host, or this waits for the device; the longest are worked on first. kept: indices [B, k] of the
+        first tokens, k <= min(counts), which are taken as they are."""
+        device = coefficients.device
+        by_count: Tensor | slice = slice(None)
+        back: Tensor | slice = slice(None)
+        if isinstance(counts, int):
+            having = [len(coefficients)] * counts
+        else:
+            descending, order = counts.cpu().sort(descending=True, stable=True)
+            having = [int((descending > token).sum()) for token in range(int(descending[0]))]
+            by_count, back = (at.to(device, non_blocking=True) for at in (order, order.argsort()))
+        wanted = coefficients[by_count] / self.unit
+        indices = torch.zeros(len(wanted), len(having), dtype=torch.int64, device=device)
+        with full_precision(device):
+            whole, network = self.start(len(wanted)), self.network()
+            for token, rows in enumerate(having):
                 known = whole[:rows]
                 self.predict(known, token, network)
                 chosen, steps = self.choose(known)
                 if kept is not None and token < kept.shape[1]:
-                    indices[:, token] = kept[order, token]
+                    indices[:, token] = kept[by_count][:, token]
                     entries = self.codebooks[token].T[indices[:, token]].float()
                 else:
                     residual = (wanted[:rows] - known.values).gather(1, chosen)
                     indices[:rows, token], entries = self.nearest(residual / steps, steps, token)
                 self.update(known, token, chosen, entries * steps)
-        back = order.argsort()
         return indices[back], whole.values[back] * self.unit
 
     @torch.no_grad()

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titokc.models.nano.natural_numpy import BLOCKS, FINE_NOISE, NOISE, SCALE, SLOPE, WAVES
+from titokc.models.nano.noise import LAST_SHIFT, MIXING, STEP
 
 NATURAL = "natural"
 
@@ -78,6 +79,31 @@ class Generator(nn.Module):
         grid = math.isqrt(features.shape[1])
         maps = self.vit(features).transpose(1, 2).unflatten(2, (grid, grid))
         return F.interpolate(maps.float(), (side, side), mode="bilinear", align_corners=False)
+
+
+def noise_on_device(tokens: Tensor, count: int) -> Tensor:
+    """`titokc.models.nano.noise.noise` of each row: int64 [B, k] -> float32 [B, count]. For GPUs: nothing waits."""
+    seed = torch.zeros_like(tokens[:, 0])
+    for token in tokens.unbind(1):
+        seed = _mix(seed ^ (token + 1))
+    counter = torch.arange(1, count + 1, device=tokens.device) * _signed(STEP)
+    uniform = _right(_mix(seed[:, None] + counter), 40).float() * 2**-24
+    return (uniform - 0.5) * (2 * math.sqrt(3))
+
+
+def _mix(z: Tensor) -> Tensor:
+    for shift, factor in MIXING:
+        z = (z ^ _right(z, shift)) * _signed(factor)
+    return z ^ _right(z, LAST_SHIFT)
+
+
+def _right(z: Tensor, shift: int) -> Tensor:
+    """As for integers without sign."""
+    return (z >> shift) & ((1 << (64 - shift)) - 1)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
 
 
 def _conv(inputs: int, outputs: int) -> nn.Conv2d:

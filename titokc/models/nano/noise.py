@@ -13,7 +13,9 @@ import math
 import numpy as np
 
 _MASK = (1 << 64) - 1
-_STEP = 0x9E3779B97F4A7C15
+STEP = 0x9E3779B97F4A7C15
+MIXING = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+LAST_SHIFT = 31
 
 
 def noise(tokens: np.ndarray, count: int) -> np.ndarray:
@@ -22,15 +24,15 @@ def noise(tokens: np.ndarray, count: int) -> np.ndarray:
     for token in tokens.tolist():
         seed = _mix(seed ^ (token + 1))
     with np.errstate(over="ignore"):
-        z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_STEP)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
+        z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(STEP)
+        for shift, factor in MIXING:
+            z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
+        z ^= z >> np.uint64(LAST_SHIFT)
     uniform = (z >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
     return (uniform - np.float32(0.5)) * np.float32(2 * math.sqrt(3))
 
 
 def _mix(z: int) -> int:
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-    z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK
-    return z ^ z >> 31
+    for shift, factor in MIXING:
+        z = (z ^ z >> shift) * factor & _MASK
+    return z ^ z >> LAST_SHIFT

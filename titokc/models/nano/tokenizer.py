@@ -22,7 +22,7 @@ from titokc.models.nano.code import AdaptiveResidualVQ
 from titokc.models.nano.config import CODE_VERSION, NanoConfig
 from titokc.models.nano.faithful import Decoder
 from titokc.models.nano.fit import fit_quantizer
-from titokc.models.nano.natural import FINE_NOISE, NATURAL, NOISE, Generator
+from titokc.models.nano.natural import FINE_NOISE, NATURAL, NOISE, Generator, noise_on_device
 from titokc.models.nano.noise import noise
 from titokc.models.nano.search import ENOUGH, KEPT, REACH, ROUNDS, STEP
 from titokc.models.nano.transform import OPPONENT, dct_matrix, resize
@@ -80,19 +80,20 @@ class NanoTokenizer(Tokenizer):
     @torch.no_grad()
     def encode(self, images: Tensor, tokens: int | None = None, effort: int = 0) -> Tensor:
         """See `Tokenizer.encode`. UsageError for a number of tokens that the model does not make."""
-        counts = torch.full((len(images),), self.token_count(tokens), device=images.device)
+        count = self.token_count(tokens)
         if not effort:
-            return self.quantizer.assign(self._analyse(images - 0.5), counts)[0]
+            return self.quantizer.assign(self._analyse(images - 0.5), count)[0]
         with torch.inference_mode(False), torch.enable_grad(), full_precision(images.device):
-            return self._search(images.float().clone(), counts, ROUNDS[effort])
+            return self._search(images.float().clone(), count, ROUNDS[effort])
 
-    def _search(self, images: Tensor, counts: Tensor, rounds: int) -> Tensor:
-        """Indices [B, K] that decode to something nearer than the nearest ones do: what `titokc.models.nano.search`
-        explains, for B pictures of K tokens at the same time."""
+    def _search(self, images: Tensor, count: int, rounds: int) -> Tensor:
+        """Indices [B, count] that decode to something nearer than the nearest ones do: what
+        `titokc.models.nano.search` explains, for B pictures at the same time. Nothing waits for a GPU."""
         goal = self._analyse(images - 0.5)
-        best, coded = self.quantizer.assign(goal, counts)
+        best, coded = self.quantizer.assign(goal, count)
+        counts = torch.full((len(images),), count, device=images.device)
         least, gradient = self.judged(coded, counts, images)
-        tried = [{tuple(row)} for row in best.tolist()]
+        tried = best[None]
         step, towards, wanted = torch.full_like(goal[:, :1], STEP), goal, goal
         helped = torch.ones_like(least, dtype=torch.bool)
         # Of each of KEPT: how far it is from what is wanted (infinity: tried), indices, coefficients.
@@ -100,21 +101,20 @@ class NanoTokenizer(Tokenizer):
         indices, quantised = (each.repeat(len(KEPT), 1, 1) for each in (best, coded))
         every = torch.arange(len(images), device=images.device)
         for _ in range(rounds):
-            if helped.any():
+            if _any(helped):
                 wanted = torch.where(helped[:, None], _wanted(coded, gradient()), wanted)
             spent = scores.isinf().all(0)
             step = torch.where(helped[:, None], STEP, torch.where(spent[:, None], step / 2, step))
             fresh = helped | spent
             towards = torch.where(fresh[:, None], goal + step * (wanted - goal), towards)
-            if fresh.any():
+            if _any(fresh):
                 for n, part in enumerate(KEPT):
-                    made, found = self.quantizer.assign(towards, counts, best[:, : int(part * best.shape[1])])
-                    for at in every[fresh].tolist():
-                        row = tuple(made[at].tolist())
-                        if row not in tried[at]:
-                            tried[at].add(row)
-                            indices[n, at], quantised[n, at] = made[at], found[at]
-                            scores[n, at] = (found[at] - wanted[at]).square().sum()
+                    made, found = self.quantizer.assign(towards, count, best[:, : int(part * count)])
+                    new = fresh & (made != tried).any(2).all(0)
+                    tried = torch.cat([tried, made[None]])
+                    indices[n] = torch.where(new[:, None], made, indices[n])
+                    quantised[n] = torch.where(new[:, None], found, quantised[n])
+                    scores[n] = torch.where(new, (found - wanted).square().sum(1), scores[n])
             choice = scores.argmin(0)
             error, gradient = self.judged(quantised[choice, every], counts, images)
             helped = (error < least) & (least > ENOUGH) & scores[choice, every].isfinite()
@@ -157,8 +157,11 @@ class NanoTokenizer(Tokenizer):
         """Of each picture its own: tokens [B, k] -> [B, NOISE, S/4, S/4] and [B, FINE_NOISE, S/2, S/2]."""
         quarter, half = self.side // 4, self.side // 2
         coarse, fine = NOISE * quarter**2, FINE_NOISE * half**2
-        drawn = torch.stack([torch.from_numpy(noise(row, coarse + fine)) for row in tokens.cpu().numpy()])
-        drawn = drawn.to(tokens.device)
+        if tokens.is_cuda:
+            drawn = noise_on_device(tokens, coarse + fine)
+        else:
+            drawn = torch.stack([torch.from_numpy(noise(row, coarse + fine)) for row in tokens.cpu().numpy()])
+            drawn = drawn.to(tokens.device)
         shapes = (NOISE, quarter, quarter), (FINE_NOISE, half, half)
         return drawn[:, :coarse].unflatten(1, shapes[0]), drawn[:, coarse:].unflatten(1, shapes[1])
 
@@ -174,7 +177,7 @@ class NanoTokenizer(Tokenizer):
         counts = torch.full((len(images),), self.max_tokens, device=images.device) if keep is None else keep
         if latents is None:
             latents = self._analyse(images - 0.5)
-        indices, quantised = self.quantizer.assign(latents, counts)
+        indices, quantised = self.quantizer.assign(latents, self.max_tokens if keep is None else keep)
         quantised.requires_grad_(torch.is_grad_enabled())
         made = self._synthesise(quantised, counts, images.shape[-1])
         return Reconstruction(made, indices, made.new_zeros(()), latents, quantised)
@@ -235,7 +238,7 @@ class NanoTokenizer(Tokenizer):
     def _seen(self, coefficients: Tensor, counts: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """The same, and the ViT's normalised last features [B, P, D]."""
         thumbs = self._linear(coefficients)
-        features = self.decoder.features(thumbs, self._known(counts))
+        features = self.decoder.features(thumbs, self._known(counts.to(coefficients.device, non_blocking=True)))
         correction, detail = self.decoder.corrections(features, detail=size != self.config.thumb_size)
         with full_precision(coefficients.device):
             images = resize(thumbs + correction, size) + 0.5
@@ -244,6 +247,11 @@ class NanoTokenizer(Tokenizer):
     def _known(self, counts: Tensor) -> Tensor:
         """The part of all tokens, in float32 by name: the quotient of integers has the default type of the host."""
         return counts.float() / self.max_tokens
+
+
+def _any(which: Tensor) -> bool:
+    """Whether there is anything to do; on a GPU always, where asking takes longer."""
+    return which.is_cuda or bool(which.any())
 
 
 def _wanted(quantised: Tensor, gradient: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
 """nano's fixed transform: opponent colours, the DCT, and sizes changed by cutting or padding it."""
 
+import functools
 import math
 
 import torch
 from torch import Tensor
+
+from titokc.models.precision import full_precision
 
 # Orthonormal and near the principal components of photographs: brightness, red - blue, green - magenta.
 OPPONENT = (
@@ -27,8 +30,14 @@ def resize(images: Tensor, size: int) -> Tensor:
     side = images.shape[-1]
     if side == size:
         return images
-    shared = min(side, size)
-    cpu = torch.device("cpu")
-    matrix = dct_matrix(size, shared, cpu).T @ dct_matrix(side, shared, cpu) * math.sqrt(size / side)
-    matrix = matrix.to(images.device)
+    matrix = _resizing(side, size, images.device)
     return matrix @ images @ matrix.T
+
+
+@functools.cache
+def _resizing(side: int, size: int, device: torch.device) -> Tensor:
+    """[size, side], made on the CPU, whatever the device: a matrix that is the same everywhere."""
+    shared, cpu = min(side, size), torch.device("cpu")
+    with torch.inference_mode(False), torch.no_grad(), full_precision(cpu):
+        matrix = dct_matrix(size, shared, cpu).T @ dct_matrix(side, shared, cpu) * math.sqrt(size / side)
+        return matrix.to(device)

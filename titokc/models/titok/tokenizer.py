@@ -109,7 +109,10 @@ class TiTok(Tokenizer):
     def _training_pass(self, images: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         latents = self.encoder(images, self.latent_tokens)
         if keep is not None:
-            keep = torch.arange(self.max_tokens, device=latents.device) < keep.to(latents.device)[:, None]
+            keep = (
+                torch.arange(self.max_tokens, device=latents.device)
+                < keep.to(latents.device, non_blocking=True)[:, None]
+            )
         vectors, indices, loss = self.quantize(latents, keep)
         return self.decoder(vectors, keep), indices, loss
 

@@ -1,4 +1,7 @@
-"""What phases train for, a file each: settings, which a recipe holds, and what acts on them, behind one interface."""
+"""What phases train for, a file each: settings, which a recipe holds, and what acts on them, behind one interface.
+
+Settings are frozen dataclasses with a method `scaled(times)`, for batches that are so many times as large.
+"""
 
 from typing import Any
 

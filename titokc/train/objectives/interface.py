@@ -27,8 +27,9 @@ class Setup:
 class Shown(NamedTuple):
     """What one training pass sees.
 
-    images: RGB float32 [B, 3, S, S] in [0, 1]. keep: tokens kept of each, int64 [B], or None for all. latents: what to
-    quantise instead of the images' own, in the further passes of `Phase.search`. progress: of the phase, 0 to 1.
+    images: RGB float32 [B, 3, S, S] in [0, 1]. keep: tokens kept of each, int64 [B] on the host, where nothing has to
+    wait for them, or None for all. latents: what to quantise instead of the images' own, in the further passes of
+    `Phase.search`. progress: of the phase, 0 to 1.
     """
 
     images: Tensor

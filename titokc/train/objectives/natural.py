@@ -9,7 +9,7 @@ many times; the images of every batch, `View.batch_size` of them, replace the ol
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -76,6 +76,11 @@ class Natural:
     fewest: int = 8
     search: int = 2
 
+    def scaled(self, times: int) -> "Natural":
+        """See `titokc.train.recipes.schema.scaled`; crops are the batch that the generator learns from."""
+        crops, whole = times * self.crops, times * self.whole
+        return replace(self, crops=crops, whole=whole, critics_lr=self.critics_lr * times**0.5)
+
 
 class Decoded(NamedTuple):
     """images, faithful: uint8 [N, 3, S, S]. features: of the faithful decoder, bfloat16 [N, P, D]. known: the part of
@@ -105,7 +110,7 @@ class Pool:
     def draw(self, count: int) -> Decoded:
         """With replacement."""
         assert self._held is not None
-        at = torch.randint(min(self.seen, self.size), (count,)).to(self._held.known.device)
+        at = torch.randint(min(self.seen, self.size), (count,)).to(self._held.known.device, non_blocking=True)
         return Decoded(*(part[at] for part in self._held))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -163,7 +168,7 @@ class NaturalObjective(Objective[Natural]):
     def _decoded(self, nano: NanoTokenizer, images: Tensor) -> Decoded:
         """What the frozen decoder makes of images [B, 3, S, S], from tokens nearest or after some steps of search."""
         fewest = min(self.settings.fewest, nano.max_tokens)
-        counts = torch.randint(fewest, nano.max_tokens + 1, (len(images),)).to(images.device)
+        counts = torch.randint(fewest, nano.max_tokens + 1, (len(images),))
         rounds = min(_integer(self.settings.search + 2), self.settings.search)
         latents = None
         with full_precision(images.device):
@@ -179,7 +184,8 @@ class NaturalObjective(Objective[Natural]):
                     latents = nano.better_latents(made.latents, coded, gradient)
             with torch.no_grad():
                 faithful, features = nano.seen(coded, counts)
-        return Decoded(_bytes(images), _bytes(faithful), features.bfloat16(), counts / nano.max_tokens)
+        known = (counts / nano.max_tokens).to(images.device, non_blocking=True)
+        return Decoded(_bytes(images), _bytes(faithful), features.bfloat16(), known)
 
     def _crops(self, nano: NanoTokenizer, count: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
         """Squares of pictures of the pool, of the faithful ones, and what the generator makes of these, float32

@@ -4,13 +4,14 @@ The networks are in `titokc.judge.networks`, the adversary in `titokc.train.disc
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titokc.judge.networks import LPIPS, ConvNeXtDistance, EfficientNetDistance
 from titokc.models.interface import Reconstruction, Tokenizer
+from titokc.models.precision import convolution_format
 from titokc.train.checkpoint import Parts
 from titokc.train.discriminator import Discriminator
 from titokc.train.objectives.interface import Objective, Setup, Shown
@@ -50,11 +51,17 @@ class Pixels:
     discriminator_lr: float = 1e-4
     discriminator_channels: int = 128
 
+    def scaled(self, times: int) -> "Pixels":
+        """See `titokc.train.recipes.schema.scaled`."""
+        return replace(self, discriminator_lr=self.discriminator_lr * times**0.5)
+
 
 class PixelObjective(Objective[Pixels]):
     def __init__(self, settings: Pixels, setup: Setup) -> None:
         super().__init__(settings, setup)
-        self._distances = {n: made().to(setup.device) for n, made in _DISTANCES.items() if getattr(settings, n)}
+        made = {name: make() for name, make in _DISTANCES.items() if getattr(settings, name)}
+        layout = convolution_format(setup.device)
+        self._distances = {n: distance.to(setup.device).to(memory_format=layout) for n, distance in made.items()}
         self.adversary: Discriminator | None = None
         if settings.gan:
             self.adversary = Discriminator(

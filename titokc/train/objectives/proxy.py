@@ -8,6 +8,7 @@ from torch import Tensor
 
 from titokc.errors import UsageError, WeightsError
 from titokc.models.interface import Tokenizer
+from titokc.models.precision import convolution_format
 from titokc.models.titok.pixel_decoder import MaskGITVQGAN
 from titokc.models.titok.tokenizer import TiTok
 from titokc.train.objectives.interface import Objective, Setup, Shown
@@ -22,13 +23,18 @@ class Proxy:
     codes: float = 1.0
     quantizer: float = 1.0
 
+    def scaled(self, times: int) -> "Proxy":  # noqa: ARG002
+        """See `titokc.train.recipes.schema.scaled`: there is no adversary."""
+        return self
+
 
 class ProxyObjective(Objective[Proxy]):
     def __init__(self, settings: Proxy, setup: Setup) -> None:
         super().__init__(settings, setup)
         if setup.proxy is None:
             raise UsageError("the recipe learns the codes of MaskGIT's VQGAN: give its weights with --proxy")
-        self._vqgan = load_vqgan(setup.proxy).to(setup.device)
+        layout = convolution_format(setup.device)
+        self._vqgan = load_vqgan(setup.proxy).to(setup.device).to(memory_format=layout)
 
     def prepare(self, tokenizer: Tokenizer) -> None:
         """Puts the VQGAN's pixel codebook and decoder into a legacy TiTok, as where stage 2 starts from."""

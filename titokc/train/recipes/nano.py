@@ -23,6 +23,7 @@ def _nano() -> Recipe:
         token_drop_step=8,
         ema_decay=0.998,
         divergence=1.5,
+        on_gpu=8,
         phases=(
             Phase("pretrain-64", 0.15, (small,), psnr, muon_lr=3e-3),
             Phase("train-256", 0.4, mixed, psnr, muon_lr=3e-3),
@@ -47,6 +48,7 @@ def _natural() -> Recipe:
         final_lr=1.0,
         val_images=40,
         val_minutes=30.0,
+        on_gpu=8,
         phases=(Phase("natural", 1.0, (view,), Natural(), lr=4e-4, warmup=200, trainable=("natural.",)),),
     )
 

@@ -78,6 +78,8 @@ class Recipe:
     adds: parts of the model, called alike in its configuration and its weights, that it gains where those lack them.
     revival_patience: codebook entries unused for this many codebook sizes of tokens are replaced (0: never).
     divergence: a smoothed loss this many times its lowest is a divergence. val_images: most images in one validation.
+    on_gpu: how many times the batches it is `scaled` to where a GPU trains. scale: how many times those of the named
+    recipe its batches are.
     """
 
     name: str
@@ -103,10 +105,12 @@ class Recipe:
     val_minutes: float = 10.0
     val_images: int = 200
     seed: int = 0
+    on_gpu: int = 1
+    scale: int = 1
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "steps", "minutes", "micro_batch", "revival_patience", "weight_decay", "final_lr", "seed")
-        _at_least(self, 1, "token_drop_step", "checkpoint_steps", "val_steps", "val_images")
+        _at_least(self, 1, "token_drop_step", "checkpoint_steps", "val_steps", "val_images", "on_gpu", "scale")
 
 
 def check(recipe: Recipe, tokenizer: Tokenizer) -> list[Phase]:
@@ -127,6 +131,32 @@ def check(recipe: Recipe, tokenizer: Tokenizer) -> list[Phase]:
         if phase.trainable and not any(name.startswith(phase.trainable) for name in names):
             raise UsageError(f"phase {phase.name}: no parameter's name starts with {' or '.join(phase.trainable)}")
     return phases
+
+
+def scaled(recipe: Recipe, times: int) -> Recipe:
+    """The recipe for batches that are so many times as large: one rule for all.
+
+    Rates, those of adversaries too, grow by the square root (S. Malladi et al., "On the SDEs and scaling rules for
+    adaptive gradient algorithms", arXiv 2205.10287), the average's decay is raised to that power (D. Busbridge et al.,
+    "How to scale your EMA", arXiv 2307.13813), and steps are so many times fewer; minutes stay.
+    """
+
+    def phase(old: Phase) -> Phase:
+        return replace(
+            old,
+            views=tuple(replace(view, batch_size=times * view.batch_size) for view in old.views),
+            objective=old.objective.scaled(times),
+            lr=old.lr * times**0.5,
+            muon_lr=old.muon_lr * times**0.5,
+        )
+
+    return replace(
+        recipe,
+        phases=tuple(map(phase, recipe.phases)),
+        steps=-(-recipe.steps // times),
+        ema_decay=recipe.ema_decay**times,
+        scale=times * recipe.scale,
+    )
 
 
 def _at_least(settings: Any, least: int, *names: str) -> None:
