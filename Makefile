@@ -1,5 +1,6 @@
 # make demo: install (without torch), then encode and decode a photo. make test: lint, types and tests.
 # make web: a page that decodes .tok files in the browser.
+# make cuda: all that needs an NVIDIA GPU. VENV= takes the Python that is there (PYTHON) and installs nothing.
 # make bench KODAK=folder VAL=folder VAL_1K=archive METRIC_WEIGHTS=folder: every published number and figure.
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,7 +23,7 @@ SETS := fid-768-stand-in,kid-768-stand-in,smooth,busy
 METRIC_WEIGHTS ?= $(TITOKC_WEIGHTS_DIR)
 TITOKC_BENCH := $(BIN)/python -m titokc bench $(if $(METRIC_WEIGHTS),--metric-weights $(METRIC_WEIGHTS))
 
-.PHONY: demo web test slow-test lint fuzz release-check bench folders $(RUNS) clean
+.PHONY: demo web test slow-test lint fuzz cuda release-check bench folders $(RUNS) clean
 
 demo: $(VENV)/.core
 	$(BIN)/python bench/demo.py $(PHOTO) -o demo
@@ -64,6 +65,9 @@ fuzz: $(VENV)/.dev
 	-$(BIN)/pip install --quiet atheris
 	$(BIN)/python tests/fuzz/fuzz_tok.py container --seconds 30
 	$(BIN)/python tests/fuzz/fuzz_tok.py pillow --seconds 30
+
+cuda: $(if $(VENV),$(VENV)/.dev)
+	$(if $(VENV),$(BIN)/python,$(PYTHON)) bench/cuda.py
 
 # Each run goes on where it stopped; after a change of the weights or of a codec, remove REPORTS first.
 bench: $(RUNS)

@@ -60,7 +60,9 @@ class Adversary(ABC, Generic[S]):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         columns = zip(measured, zip(*rows, strict=True), strict=True)
-        sums = {name: sum(share * value for share, value in zip(shares, values, strict=True)) for name, values in columns}
+        sums = {
+            name: sum(share * value for share, value in zip(shares, values, strict=True)) for name, values in columns
+        }
         total = self._group.sum(sums, norm.device)
         return {f"discriminator_{name}": value / self._group.size for name, value in total.items()}
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from titokc.errors import TitokcError
+from titokc.errors import TitokcError, UsageError
 
 _LOST = ("gloo", "Connection", "closed by peer", "Socket")
 
@@ -95,7 +95,10 @@ class Group:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Under torchrun, this process's own GPU."""
+    """Under torchrun, this process's own GPU; UsageError where there are fewer than processes."""
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        rank, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if rank >= there:
+            raise UsageError(f"each process needs a GPU of its own: torch finds {there}, start no more processes")
+        return torch.device("cuda", rank)
     return device

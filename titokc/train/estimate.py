@@ -102,15 +102,19 @@ def measure(
     are 0, so that nothing changes."""
     optimizers = list(_optimizers(recipe, tokenizer).values())
     gradients = Gradients(tokenizer, Group(), recipe, autocast)
-    device = tokenizer.device if tokenizer.device.type == "cuda" else None
+    feed = Feed(workers, Group(), tokenizer.device)
     tokenizer.train()
-    for phase, objective in zip(recipe.phases, objectives, strict=True):
-        for view in phase.views if objective else ():
-            assert objective is not None
-            sampler = Sampler(images, replace(view, batch_size=max(1, view.batch_size // processes)), (0,), device)
-            most = min(recipe.micro_batch or sampler.view.batch_size, sampler.view.batch_size)
-            measured = _measured(gradients, phase, objective, optimizers, sampler, most)
-            yield Cost(phase, view, *measured, _fed(sampler, workers, device))
+    try:
+        for phase, objective in zip(recipe.phases, objectives, strict=True):
+            for view in phase.views if objective else ():
+                assert objective is not None
+                mine = max(1, view.batch_size // processes)
+                sampler = feed.sampler(images, replace(view, batch_size=mine), (0,))
+                most = min(recipe.micro_batch or mine, mine)
+                measured = _measured(gradients, phase, objective, optimizers, sampler, most)
+                yield Cost(phase, view, *measured, _fed(feed, sampler))
+    finally:
+        feed.close()
 
 
 def _optimizers(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, torch.optim.Optimizer]:
@@ -125,19 +129,16 @@ def _numbers(optimizer: torch.optim.Optimizer) -> int:
     return sum(p.numel() for settings in optimizer.param_groups for p in settings["params"])
 
 
-def _fed(sampler: Sampler, workers: int, device: torch.device | None) -> float:
-    """Images a second that these threads make, the first batch left out."""
-    feed, size, taken = Feed(workers, Group(), device), sampler.view.batch_size, 0
-    try:
-        feed.enter([sampler])
-        feed.take(0, 0)
-        began = time.perf_counter()
-        while not taken or time.perf_counter() - began < _LONG_ENOUGH_S / 3:
-            taken += size
-            feed.take(0, taken)
-        return taken / (time.perf_counter() - began)
-    finally:
-        feed.close()
+def _fed(feed: Feed, sampler: Sampler) -> float:
+    """Images a second that the feed makes, its first batch left out."""
+    size, taken = sampler.view.batch_size, 0
+    feed.enter([sampler])
+    feed.take(0, 0)
+    began = time.perf_counter()
+    while not taken or time.perf_counter() - began < _LONG_ENOUGH_S / 3:
+        taken += size
+        feed.take(0, taken)
+    return taken / (time.perf_counter() - began)
 
 
 def _measured(

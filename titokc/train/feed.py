@@ -8,20 +8,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from titokc.train.augment import Batch, Sampler
+from titokc.train.data import ImageSet
 from titokc.train.distributed import Group
+from titokc.train.recipes.schema import View
 
 
 class Feed:
     """Serves this process's part of each batch. workers: threads; enter: with the samplers of a phase's views.
 
-    device: of samplers that make their batches on a GPU; a stream of their own does it, beside the training's."""
+    device: the training's. A GPU makes its crops itself, in a stream of their own; others get them from Pillow, on the
+    host."""
 
-    def __init__(self, workers: int, group: Group, device: torch.device | None = None) -> None:
+    def __init__(self, workers: int, group: Group, device: torch.device) -> None:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
-        self._stream = torch.cuda.Stream(device) if device is not None and device.type == "cuda" else None
+        self._device = device if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if self._device else None
         self._workers, self._group = workers, group
         self._samplers: Sequence[Sampler] = ()
         self._ahead: tuple[tuple[int, int], list[Future[Batch]]] | None = None
+
+    def sampler(self, images: ImageSet, view: View, seed: tuple[int, ...]) -> Sampler:
+        return Sampler(images, view, seed, self._device)
 
     def enter(self, samplers: Sequence[Sampler]) -> None:
         self._samplers, self._ahead = samplers, None

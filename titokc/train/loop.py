@@ -23,7 +23,6 @@ from titokc.errors import UsageError, WeightsError
 from titokc.models.interface import Tokenizer
 from titokc.models.quantizers import CodebookRevival
 from titokc.train import checkpoint, optim
-from titokc.train.augment import Sampler
 from titokc.train.data import ImageSet
 from titokc.train.distributed import Group
 from titokc.train.feed import Feed
@@ -79,9 +78,7 @@ class Trainer:
             self._revivals = {n: CodebookRevival(q, recipe.revival_patience) for n, q in tokenizer.codebooks.items()}
         self._gradients = Gradients(tokenizer, self.group, recipe, autocast)
         self._scaler = self._gradients.scaler
-        # A GPU makes its crops itself; other devices get them from Pillow, on the host.
-        self._crops_on = self.device if self.device.type == "cuda" else None
-        self._feed = Feed(workers, self.group, self._crops_on)
+        self._feed = Feed(workers, self.group, self.device)
         self._trained: list[nn.Parameter] = []
         self._squares: dict[int, Tensor] = {}
         self._failures, self._failed_at = 0, -1
@@ -166,8 +163,9 @@ class Trainer:
             if view.batch_size % self.group.size:
                 raise UsageError(f"a batch of {view.batch_size} cannot be shared by {self.group.size} processes")
         seeds = [(self.recipe.seed, phase, at) for at in range(len(views))]
-        samplers = (Sampler(self._images, *each, self._crops_on) for each in zip(views, seeds, strict=True))
-        self._feed.enter(list(samplers))
+        self._feed.enter(
+            [self._feed.sampler(self._images, view, seed) for view, seed in zip(views, seeds, strict=True)]
+        )
         prefixes = self._phase.trainable
         for name, parameter in self._trainable.items():
             parameter.requires_grad_(not prefixes or name.startswith(prefixes))
@@ -196,9 +194,8 @@ class Trainer:
         over = False
         if self.group.first:
             self._say(f"fitting the tokenizer to training images: {steps} steps, {state.fitted or 0} done")
-            sampler = Sampler(
-                self._images, self._phase.views[0], (self.recipe.seed, len(self.recipe.phases)), self._crops_on
-            )
+            seed = (self.recipe.seed, len(self.recipe.phases))
+            sampler = self._feed.sampler(self._images, self._phase.views[0], seed)
             batches = (batch.images(self.device) for batch in self._feed.all_of(sampler))
             before, saved = state.fitting, state.fitting
             for done in self.tokenizer.fit(batches, state.fitted or 0):

@@ -25,7 +25,7 @@ from titokc.models.nano.fit import fit_quantizer
 from titokc.models.nano.natural import FINE_NOISE, NATURAL, NOISE, Generator, noise_on_device
 from titokc.models.nano.noise import noise
 from titokc.models.nano.search import ENOUGH, KEPT, REACH, ROUNDS, STEP
-from titokc.models.nano.transform import OPPONENT, dct_matrix, resize
+from titokc.models.nano.transform import OPPONENT, dct_matrix, resizing
 from titokc.models.precision import full_precision
 
 # A step to better latents while training, without looking whether it helps.
@@ -58,10 +58,16 @@ class NanoTokenizer(Tokenizer):
         self.natural = Generator(config.natural, config.width) if config.natural else None
         self.register_buffer("opponent", torch.tensor(OPPONENT, dtype=torch.float32), persistent=False)
         self.register_buffer("dct", dct_matrix(config.thumb_size, config.thumb_size), persistent=False)
+        sides = config.thumb_size, config.image_size
+        with full_precision(torch.device("cpu")):
+            self.register_buffer("enlarging", resizing(*sides), persistent=False)
+            self.register_buffer("shrinking", resizing(*reversed(sides)), persistent=False)
         self.register_buffer("coded", torch.arange(config.coefficients, dtype=torch.int32))
 
     opponent: Tensor
     dct: Tensor
+    enlarging: Tensor
+    shrinking: Tensor
     coded: Tensor
 
     @property
@@ -217,7 +223,7 @@ class NanoTokenizer(Tokenizer):
     def _transform(self, centred: Tensor) -> Tensor:
         """RGB around zero [B, 3, S, S] -> the thumbnail's DCT in opponent colours, float32 [B, 3 * thumb_size^2]."""
         with full_precision(centred.device):
-            thumbs = resize(centred.float(), self.config.thumb_size)
+            thumbs = self._resized(centred.float(), self.config.thumb_size)
             opponent = torch.einsum("dc,bchw->bdhw", self.opponent, thumbs)
             return (self.dct @ opponent @ self.dct.T).flatten(1) / self.config.thumb_size
 
@@ -241,8 +247,15 @@ class NanoTokenizer(Tokenizer):
         features = self.decoder.features(thumbs, self._known(counts.to(coefficients.device, non_blocking=True)))
         correction, detail = self.decoder.corrections(features, detail=size != self.config.thumb_size)
         with full_precision(coefficients.device):
-            images = resize(thumbs + correction, size) + 0.5
+            images = self._resized(thumbs + correction, size) + 0.5
         return (images if detail is None else images + detail), features
+
+    def _resized(self, images: Tensor, size: int) -> Tensor:
+        """`titokc.models.nano.transform.resize` between the two sides."""
+        if images.shape[-1] == size:
+            return images
+        matrix = self.shrinking if size == self.config.thumb_size else self.enlarging
+        return matrix @ images @ matrix.T
 
     def _known(self, counts: Tensor) -> Tensor:
         """The part of all tokens, in float32 by name: the quotient of integers has the default type of the host."""
