@@ -114,7 +114,8 @@ class Trainer:
             if self._saved_at[0] < self.state.step:
                 self.save()
         finally:
-            for number, handler in previous.items():
+            # torchrun ends the others when one process is lost: they still have to say so.
+            for number, handler in previous.items() if self.group.size == 1 else ():
                 signal.signal(number, handler)
             self._feed.close()
         if self._stop:
