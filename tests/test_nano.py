@@ -10,7 +10,7 @@ import torch
 from titokc.errors import ContainerError, UsageError
 from titokc.models.nano.config import NanoConfig
 from titokc.models.nano.tokenizer import NanoTokenizer
-from titokc.models.nano.transform import dct_matrix, resize
+from titokc.models.nano.transform import dct_matrix, resizing
 
 TINY = NanoConfig(
     image_size=32,
@@ -42,6 +42,11 @@ def fitted() -> NanoTokenizer:
     tokenizer = NanoTokenizer(TINY)
     assert list(tokenizer.fit(pictures(64, seed) for seed in range(100)))[-1] == tokenizer.fit_steps
     return tokenizer.eval()
+
+
+def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+    matrix = resizing(images.shape[-1], size)
+    return matrix @ images @ matrix.T
 
 
 def test_dct_of_two_points() -> None:

@@ -251,7 +251,7 @@ class NanoTokenizer(Tokenizer):
         return (images if detail is None else images + detail), features
 
     def _resized(self, images: Tensor, size: int) -> Tensor:
-        """`titokc.models.nano.transform.resize` between the two sides."""
+        """From one of the two sides to the other, if it is not of that size."""
         if images.shape[-1] == size:
             return images
         matrix = self.shrinking if size == self.config.thumb_size else self.enlarging
