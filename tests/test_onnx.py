@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from titokc import models, weights
 from titokc.cli import main
@@ -155,6 +156,19 @@ class TestRefusals:
         assert result.exit_code == 2
         assert "pip install 'titokc[onnx]'" in result.output
         assert not (tmp_path / "new").exists()
+
+    def test_weights_in_another_type(self, tmp_path):
+        nano = models.build(
+            NanoConfig(image_size=64, coefficients=64, num_tokens=8, codebook_size=16, width=8, layers=1)
+        )
+        weights.save(nano, tmp_path / "nano")
+        path = tmp_path / "nano" / "model.safetensors"
+        save_file(
+            {name: each.half() if each.is_floating_point() else each for name, each in load_file(path).items()}, path
+        )
+        result = export(tmp_path / "nano", "--onnx", tmp_path / "new")
+        assert result.exit_code == 2
+        assert "F16, expected F32: titokc models convert writes it" in result.output
 
     def test_a_model_without_an_export(self, tmp_path, tiny):
         from titokc.errors import UsageError

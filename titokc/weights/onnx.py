@@ -36,17 +36,17 @@ def export(
         raise UsageError(f"{files.weights}: the export needs .safetensors, which titokc models convert writes")
     if Path(directory).exists() and not overwrite:
         raise OutputError(f"{directory} exists: --force writes into it")
-    tokenizer = load_files(files)
+    tokenizer, stored = load_files(files), _stored(files.weights)
     with staged(directory) as folder:
         weights = folder / WEIGHTS_NAMES[0]
         shutil.copyfile(files.weights, weights)
-        tokenizer.export_onnx(weights, _stored(weights), search)
+        tokenizer.export_onnx(weights, stored, search)
     return tokenizer
 
 
 def _stored(path: Path) -> dict[str, dict[str, Any]]:
     """Where the tensors of a .safetensors file lie in it: type, shape, offset and length in bytes; of one in 8 bits,
-    `scale` is the same of what its rows are multiplied by."""
+    `scale` is the same of what its rows are multiplied by. UsageError for a type that titokc does not write."""
     with path.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))
@@ -54,8 +54,11 @@ def _stored(path: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for name, entry in header.items():
         start, stop = entry["data_offsets"]
-        place = {"shape": entry["shape"], "offset": 8 + length + start, "bytes": stop - start}
-        found[name] = {"type": _TYPES.get(entry["dtype"], entry["dtype"]), **place}
+        if (kind := _TYPES.get(entry["dtype"])) is None:
+            raise UsageError(
+                f"{path}: {name} holds {entry['dtype']}, expected float32: titokc models convert writes it"
+            )
+        found[name] = {"type": kind, "shape": entry["shape"], "offset": 8 + length + start, "bytes": stop - start}
     for name in [name for name in found if name + SCALE in found]:
         found[name]["scale"] = found.pop(name + SCALE)
     return found
