@@ -30,7 +30,7 @@ BATCHES = (1, 8, 64)
 # The parts of the benchmark, and how they share the time.
 PARTS = {"nano": 3, "titok-s-128": 2, "titok-b-64": 2, "titok-l-32": 3, "training": 4}
 # Seconds: most of one cell, compiling included, and what is timed of it.
-LIMITS = {"eager": 15, "engine": 15, "compiled": 45}
+LIMITS = {"eager": 15, "engine": 15, "graph": 15, "compiled": 45}
 TIMED = 0.4
 TESTS = ("tests/test_cuda.py", "tests/test_titok.py", "tests/test_codec.py")
 
@@ -45,8 +45,8 @@ class TooSlowError(Exception):
 
 
 def cells(name: str, seconds: float, dry: bool) -> Iterator[Row]:
-    """Speed of one model, arrays or tensors of one shape at a time. Modes: "eager", on the device; "engine", arrays in,
-    arrays out, with transfers; "compiled", blocks by torch.compile with fixed shapes, all of it one CUDA graph."""
+    """Speed of one model. Modes: "eager", tensors on the device; "engine", arrays in and out, with transfers; "graph",
+    all of it one CUDA graph; "compiled", that with blocks by torch.compile with fixed shapes."""
     import torch
 
     from titokc import engines
@@ -93,7 +93,8 @@ def cells(name: str, seconds: float, dry: bool) -> Iterator[Row]:
 
                 def measure(work: str = work, dtype: str = dtype, batch: int = batch, mode: str = mode) -> Row:
                     run = (in_arrays if mode == "engine" else on_device)(work, dtype, batch)
-                    return timed(graphed(run) if mode == "compiled" and not dry else run, batch, mode == "engine")
+                    run = graphed(run) if mode in {"graph", "compiled"} and not dry else run
+                    return timed(run, batch, mode == "engine")
 
                 yield attempt(min(limit, left), row, measure)
 

@@ -135,7 +135,7 @@ def test_steps_of_every_recipe_and_exact_resume(data, tmp_path, monkeypatch, dev
         pytest.skip("as tests/test_train_loop.py and tests/test_train_cli.py have it")
     monkeypatch.setattr(EfficientNetLite0, "pretrained", EfficientNetLite0)  # random: its package may be missing
     needed = needed_by(recipe, tmp_path)
-    train(data, tmp_path / "whole", recipe, device, dtype=dtype, steps=4, **needed)
+    train(data, tmp_path / "whole", recipe, device, dtype=dtype, steps=4, val=data, **needed)
     with monkeypatch.context() as patch:
         note = Trainer._note
         patch.setattr(
