@@ -55,9 +55,7 @@ def _stored(path: Path) -> dict[str, dict[str, Any]]:
     for name, entry in header.items():
         start, stop = entry["data_offsets"]
         if (kind := _TYPES.get(entry["dtype"])) is None:
-            raise UsageError(
-                f"{path}: {name} holds {entry['dtype']}, expected float32: titokc models convert writes it"
-            )
+            raise UsageError(f"{path}: {name} holds {entry['dtype']}, expected F32: titokc models convert writes it")
         found[name] = {"type": kind, "shape": entry["shape"], "offset": 8 + length + start, "bytes": stop - start}
     for name in [name for name in found if name + SCALE in found]:
         found[name]["scale"] = found.pop(name + SCALE)
