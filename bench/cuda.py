@@ -231,13 +231,14 @@ def steps_of(name: str, images: Any, dry: bool, scratch: Path) -> Iterator[Row]:
     from safetensors.torch import save_file
 
     from titokc import weights
+    from titokc.engines.torch import find_dtype
     from titokc.models.precision import convolution_format
     from titokc.models.titok.pixel_decoder import MaskGITVQGAN
     from titokc.train import objectives, recipes
     from titokc.train.distributed import Group
     from titokc.train.estimate import measure
     from titokc.train.recipes import schema
-    from titokc.train.start import build, choose_dtype
+    from titokc.train.start import build
 
     device, titok = torch.device("cpu" if dry else "cuda"), name.startswith("titok")
     settings = ["micro_batch=64"] if titok else []
@@ -258,7 +259,7 @@ def steps_of(name: str, images: Any, dry: bool, scratch: Path) -> Iterator[Row]:
         save_file(MaskGITVQGAN(32 if dry else 128).state_dict(), proxy)
     setup = objectives.Setup(device, Group(), proxy)
     begun = [objectives.begin(phase.objective, setup) if phase.share else None for phase in recipe.phases]
-    for cost in measure(recipe, model, begun, images, choose_dtype("auto", device), os.cpu_count() or 1):
+    for cost in measure(recipe, model, begun, images, find_dtype(None, device), os.cpu_count() or 1):
         place = {"phase": cost.phase.name, "side": cost.view.side, "batch": cost.view.batch_size}
         rates = {"pictures_per_s": round(cost.rate, 1), "fed_per_s": round(cost.fed, 1), "at_a_time": cost.images}
         yield place | rates | {"limit": "step" if cost.rate < cost.fed else "feed"} | peak()

@@ -76,7 +76,7 @@ def measure(photo: Path, folder: Path | None, repeats: int) -> None:
 
 
 def agree(folder: Path) -> None:
-    torch, light = (engines.open("nano", "cpu", name) for name in ENGINES)
+    torch, light = (engines.open("nano", "cpu", name, dtype="float32") for name in ENGINES)
     side, most = light.info.side, light.info.max_tokens
     tiles = np.stack(
         [np.asarray(tile) for path in pictures_in(folder) for tile in tiling.cut(imaging.read(path), (1, 1), side)]

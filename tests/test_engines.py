@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from titokc import engines
+from titokc.engines.torch import find_dtype
 from titokc.errors import UsageError
 from titokc.models.precision import full_precision
 
@@ -58,6 +59,17 @@ class TestThreads:
         engine.decode(tokens, "faithful")
         assert inside == [(1, 3)] * 2 + [(1, 1)] * 4
 
+    def test_few_tiles_are_encoded_by_all_threads_where_tokens_allow_it(self, make_tiny):
+        tiny, inside = make_tiny(), []
+        real = tiny.encode
+        tiny.encode = lambda *args: inside.append(torch.get_num_threads()) or real(*args)
+        engines.open(tiny, threads=3).encode(tiles(2), 32, 0)
+        tiny.shares_threads = True
+        engine = engines.open(tiny, threads=3)
+        engine.encode(tiles(2), 32, 0)
+        engine.encode(tiles(3), 32, 0)
+        assert inside == [1, 1, 3, 3, 1, 1, 1]
+
     def test_the_hosts_settings_stay(self, tiny):
         before = torch.get_num_threads()
         other = []
@@ -97,6 +109,13 @@ class TestThreads:
         with pytest.raises(RuntimeError, match="seven"):
             engine.encode(tiles(5), 32, 7)
         assert engine.encode(tiles(5), 32, 0).shape == (5, 32)
+
+
+@pytest.mark.parametrize(("has", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_decoder_is_in_bfloat16_where_the_processor_has_it(monkeypatch, has, expected):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has, raising=False)
+    assert find_dtype(None, torch.device("cpu")) == expected
+    assert find_dtype("float32", torch.device("cpu")) == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def tiles() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def both() -> tuple[light.LightEngine, TorchEngine]:
-    return light.load(locate("nano"), 2), TorchEngine(weights.load("nano"), dtype=None, batch_size=8, threads=2)
+    return light.load(locate("nano"), 2), TorchEngine(weights.load("nano"), dtype="float32", batch_size=8, threads=2)
 
 
 def test_both_engines_say_the_same_of_the_model(both) -> None:

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titokc.errors import ContainerError, UsageError
+from titokc.models.precision import linear
 from titokc.models.titok.config import TiTokConfig, ViTSize
-from titokc.models.titok.pixel_decoder import MaskGITVQGAN, PixelDecoder, ResidualBlock
+from titokc.models.titok.pixel_decoder import Doubling, MaskGITVQGAN, PixelDecoder, ResidualBlock
 from titokc.models.titok.releases import RELEASES
 from titokc.models.titok.tokenizer import TiTok
 from titokc.weights.tensors import Uninitialised
@@ -230,7 +231,7 @@ def test_legacy_models_reshape_the_latents_where_the_others_transpose(is_legacy:
     encoder = model.encoder
     with torch.no_grad():
         patches = encoder.patch_embed(pictures()).flatten(2).transpose(1, 2)
-        _, outputs = encoder.run(patches, model.latent_tokens.expand(2, -1, -1))
+        outputs = encoder.run(patches, model.latent_tokens.expand(2, -1, -1), slice(1 + 16, None))
         columns = outputs.reshape(2, 128, 8) if is_legacy else outputs.permute(0, 2, 1)
         weight = encoder.conv_out.weight[:, :, 0, 0]
         expected = torch.einsum("tw,bwk->bkt", weight, columns) + encoder.conv_out.bias
@@ -252,8 +253,8 @@ def test_single_stage_channels_are_patch_row_patch_column_colour(single: TiTok) 
 
 
 def test_legacy_pixels_come_from_a_softmax_mixture_of_the_pixel_codebook(legacy: TiTok) -> None:
-    logits = torch.zeros(1, 1024, 4, 4)
-    logits[:, 7], logits[:, 9] = 20.0, 21.0
+    logits = torch.zeros(1, 16, 1024)
+    logits[..., 7], logits[..., 9] = 20.0, 21.0
     entries = legacy.pixel_quantize.embedding.weight
     share = torch.tensor([20.0, 21.0]).softmax(0)
     mixed = (share[0] * entries[7] + share[1] * entries[9])[None, :, None, None].expand(1, 256, 4, 4)
@@ -284,6 +285,33 @@ def test_tokens_do_not_depend_on_autocast_or_the_matmul_precision(legacy: TiTok)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(previous)
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+def test_products_are_the_same_to_the_bit_on_any_number_of_threads(gelu: bool) -> None:
+    """The sizes of titok-l-32. The sum over inputs is never shared out, only rows and columns."""
+    usual = torch.get_num_threads()
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=generator) for shape in ((1, 289, 1024), (1024, 1024), (1024,)))
+    found = []
+    try:
+        with torch.no_grad():
+            for threads in (1, 2, 3, 7):
+                torch.set_num_threads(threads)
+                found.append(linear(x, weight, bias, gelu))
+            plain = F.linear(x, weight, bias)
+    finally:
+        torch.set_num_threads(usual)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+    assert torch.allclose(found[0], F.gelu(plain) if gelu else plain, atol=1e-3)
+
+
+def test_doubling_is_nearest_upsampling_and_a_convolution() -> None:
+    double = fill(Doubling(32))
+    x = torch.rand(2, 32, 5, 7)
+    with torch.no_grad():
+        expected = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), double.weight, double.bias, padding=1)
+        assert torch.allclose(double(x), expected, atol=1e-5)
 
 
 def test_decoding_under_autocast_gives_float32_near_the_float32_result(legacy: TiTok) -> None:
@@ -344,7 +372,7 @@ def test_stage_1_predicts_proxy_codes(legacy: TiTok) -> None:
     assert F.cross_entropy(made.logits, codes).isfinite()
     with torch.no_grad():
         logits = legacy.decoder(legacy.quantize.lookup(made.indices))
-    assert torch.allclose(made.logits, logits.flatten(2), atol=1e-4)
+    assert torch.allclose(made.logits, logits.transpose(1, 2), atol=1e-4)
 
 
 def test_stage_1_needs_a_legacy_model(single: TiTok) -> None:

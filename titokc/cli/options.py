@@ -132,7 +132,7 @@ def batch_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--dtype",
             type=click.Choice(["float32", "bfloat16", "float16"]),
-            help="Precision of the decoder. [default: float32, on CUDA bfloat16 or float16]",
+            help="Precision of torch's decoder. [default: bfloat16 where the processor or GPU has it, else float32]",
         ),
         click.option(
             "--batch-size",

@@ -31,7 +31,7 @@ def open(
         tokenizer stays where it is.
     engine: "light" (nano on the CPU, without torch), "torch", or "auto": light where it can, unless another device or
         precision is asked for.
-    dtype: of the decoder ("float32", "bfloat16", "float16"); by default float32, on CUDA bfloat16 or float16.
+    dtype: of torch's decoder ("float32", "bfloat16", "float16"); by default bfloat16 where the processor or GPU has it.
     batch_size: tiles that go through a GPU together. threads: of the CPU; by default all that torch would use.
 
     Raises UsageError for a device or an engine that is not there, and what `titokc.weights.load` raises.

@@ -41,11 +41,13 @@ def find_device(name: str) -> torch.device:
 
 
 def find_dtype(name: str | None, device: torch.device) -> torch.dtype:
-    """The decoder's precision: as named, else float32, on CUDA bfloat16 or (before Ampere) float16."""
+    """The decoder's precision: as named, else bfloat16 where the processor or GPU multiplies in it, else float32, on
+    older CUDA devices float16."""
     if name is None:
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        has_bfloat16 = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        return torch.bfloat16 if has_bfloat16 else torch.float32
     if name not in DTYPES:
         raise UsageError(f"dtype {name!r}: expected one of {', '.join(DTYPES)}")
     return DTYPES[name]
@@ -71,7 +73,8 @@ class TorchEngine:
     would fall the other way. So every product of `encode` has one shape and one thread: on a CPU its threads take
     single tiles side by side; other devices take `batch_size` tiles, the last batch filled up with black ones. `decode`
     does the same where there are as many tiles as threads; with fewer, on a CPU, all threads share the products of one
-    tile after another, and samples may differ by 1 of 255 from those of another number of threads.
+    tile after another, and samples may differ by 1 of 255 from those of another number of threads. `encode` shares them
+    too with a tokenizer whose products do not depend on threads (`Tokenizer.shares_threads`).
 
     All of it happens in threads of the engine's own, so that concurrent callers share batches, and neither their
     settings of torch (threads, autocast, inference mode) matter here nor are they changed.
@@ -105,12 +108,15 @@ class TorchEngine:
 
     def encode(self, tiles: np.ndarray, tokens: int, effort: int) -> np.ndarray:
         """See `Engine.encode`."""
-        return self._crew.run(_Kind(tokens, effort=effort), tiles)
+        return self._run_all(_Kind(tokens, effort=effort), tiles, self._tokenizer.shares_threads)
 
     def decode(self, tokens: np.ndarray, look: str) -> np.ndarray:
         """See `Engine.decode`."""
-        shared = self._device.type == "cpu" and len(tokens) < self._threads
-        return (self._one_by_one if shared else self._crew).run(_Kind(tokens.shape[1], look=look), tokens)
+        return self._run_all(_Kind(tokens.shape[1], look=look), tokens, True)
+
+    def _run_all(self, kind: _Kind, rows: np.ndarray, may_share: bool) -> np.ndarray:
+        shared = may_share and self._device.type == "cpu" and len(rows) < self._threads
+        return (self._one_by_one if shared else self._crew).run(kind, rows)
 
     def _run(self, kind: _Kind, rows: np.ndarray) -> np.ndarray:
         return self._decode(rows, kind.look) if kind.look else self._encode(rows, kind.tokens, kind.effort)

@@ -79,6 +79,7 @@ class Tokenizer(nn.Module, ABC):
         min_tokens, max_tokens: the counts K that `encode` makes. Equal for a fixed-length tokenizer.
         nested: True if the first k tokens of a longer code are themselves a valid code of the image,
             for every min_tokens <= k <= max_tokens (tail token drop).
+        shares_threads: True if `encode` gives the same tokens whatever number of torch's threads shares its products.
         searches: True if `encode` takes notice of its effort, and `better_latents` is there for training.
         looks: the ways in which `decode` can make a picture, the usual one first.
         training_sides: the sides in pixels of the images that `reconstruct` takes.
@@ -96,6 +97,7 @@ class Tokenizer(nn.Module, ABC):
     min_tokens: int
     max_tokens: int
     nested: bool
+    shares_threads: bool = False
     searches: bool = False
     looks: tuple[str, ...] = (FAITHFUL,)
     fit_steps: int = 0

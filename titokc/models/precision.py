@@ -1,11 +1,13 @@
-"""Float32 arithmetic that no setting around it can change; every tokenizer's quantiser runs in it. And what lies how
-in memory."""
+"""Float32 arithmetic that no setting around it can change, in which every tokenizer's quantiser runs; fast products; and
+what lies how in memory."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 
 def convolution_format(device: torch.device) -> torch.memory_format:
@@ -46,3 +48,14 @@ def full_precision(device: torch.device) -> Iterator[None]:
             if not _Shared.inside:
                 torch.set_float32_matmul_precision(_Shared.matmul)
                 torch.backends.cudnn.allow_tf32 = _Shared.cudnn_tf32
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+    """`F.linear`, and exact GELU after it. In float32 on a CPU, where no gradient is asked for, oneDNN's: on AMD's
+    processors twice as fast as MKL's, which is PyTorch's choice, and the same to the bit on any number of threads."""
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    if on_cpu and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+        after, how = ("gelu", "none") if gelu else ("none", "")
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], how)
+    x = F.linear(x, weight, bias)
+    return F.gelu(x) if gelu else x

@@ -69,7 +69,7 @@ def start(
     recipe = choose_recipe(run, name, settings, initial, begun, scale, place.type == "cuda")
     if max_minutes is not None or steps is not None:
         recipe = replace(recipe, minutes=max_minutes or 0.0, steps=steps or 0)
-    autocast = choose_dtype(dtype, place)
+    autocast = find_dtype(None if dtype == "auto" else dtype, place)
     found = _split(data, val)
     group = Group() if dry_run else Group.join(place)
     with group.joined():
@@ -161,14 +161,6 @@ def choose_recipe(
     if recipe.needs_weights and initial is None:
         raise UsageError(f"the recipe {name} starts from trained weights: give them with --init-from")
     return recipe
-
-
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The autocast type; auto is bfloat16 where the hardware has it, float16 on older GPUs, float32 on older CPUs."""
-    if dtype == "auto" and device.type == "cpu":
-        has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-        return torch.bfloat16 if has_bfloat16 else torch.float32
-    return find_dtype(None if dtype == "auto" else dtype, device)
 
 
 def build(recipe: Recipe) -> Tokenizer:

@@ -4,7 +4,7 @@
     indices -> vectors [B, K, T] + P mask tokens -> ViT -> patch outputs -> pixels
 
 The state dict has the names and shapes of the released weights. Legacy (two-stage) models end in proxy-code logits
-[B, 1024, S/16, S/16], whose softmax mixes a pixel codebook that MaskGIT's pixel decoder turns into RGB.
+[B, P, 1024], whose softmax mixes a pixel codebook that MaskGIT's pixel decoder turns into RGB.
 """
 
 from typing import NamedTuple
@@ -34,6 +34,7 @@ class TiTok(Tokenizer):
     """A TiTok tokenizer, with random weights until `load_state_dict`."""
 
     config: TiTokConfig
+    shares_threads = torch.backends.mkldnn.is_available()  # `linear` of titokc.models.precision
 
     def __init__(self, config: TiTokConfig) -> None:
         super().__init__()
@@ -104,7 +105,7 @@ class TiTok(Tokenizer):
         if not self.config.is_legacy:
             raise UsageError("this model predicts pixels, not proxy codes: stage 1 needs a legacy configuration")
         decoded, indices, loss = self._training_pass(images, keep)
-        return ProxyPrediction(decoded.float().flatten(2), indices, loss)
+        return ProxyPrediction(decoded.float().transpose(1, 2), indices, loss)
 
     def _training_pass(self, images: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         latents = self.encoder(images, self.latent_tokens)
@@ -120,11 +121,9 @@ class TiTok(Tokenizer):
         if not self.config.is_legacy:
             return decoded.float()
         with torch.autocast(decoded.device.type, enabled=False):
-            mixture = decoded.float().softmax(1)
-            pixel_latents = torch.einsum("bvhw,vc->bchw", mixture, self.pixel_quantize.embedding.weight)
-        if decoded.is_cuda:
-            pixel_latents = pixel_latents.contiguous(memory_format=torch.channels_last)
-        return self.pixel_decoder(pixel_latents).float()
+            mixed = decoded.float().softmax(2) @ self.pixel_quantize.embedding.weight
+        # Seen as [B, C, H, W] this is in channels_last order, which convolutions are fastest in.
+        return self.pixel_decoder(mixed.transpose(1, 2).unflatten(2, (self.decoder.grid, self.decoder.grid))).float()
 
 
 def _initialise(module: nn.Module) -> None:
