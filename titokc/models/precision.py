@@ -1,5 +1,5 @@
-"""Float32 arithmetic that no setting around it can change, in which every tokenizer's quantiser runs; fast products; and what
-lies how in memory."""
+"""Float32 arithmetic that no setting around it can change, in which every tokenizer's quantiser runs; fast products;
+what lies how in memory."""
 
 import threading
 from collections.abc import Iterator
