@@ -118,7 +118,7 @@ def tables() -> str:
         if rows:
             parts.append(f"{table.heading}\n\n" + "\n".join(equal_bytes(rows, table.columns, _quality)))
     if lines := looks():
-        parts.insert(2, f"{LOOKS_HEADING}\n\n" + "\n".join(lines))
+        parts.insert(sum((RESULTS / run).is_dir() for run, _ in LOOKS), f"{LOOKS_HEADING}\n\n" + "\n".join(lines))
     if rows := rows_of(RESULTS / PLACEHOLDERS.run):
         lines = equal_bytes(rows, PLACEHOLDERS.columns, lambda rows: f"{_quality(rows)}, {_lpips(rows)}")
         parts.append(f"{PLACEHOLDERS.heading}\n\n" + "\n".join(lines))
