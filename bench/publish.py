@@ -48,8 +48,8 @@ TABLES = (
     Table(
         "kodak-256",
         "Kodak, 24 photos, centre square at 256x256; whole files counted; mean PSNR and SSIM. Every baseline at\n"
-        "its best: all sensible downscales, filters, qualities, the best file that fits (`titokc bench kodak/`); only\n"
-        "AVIF's and JPEG's rows are older than their search with colours at full size (AVIF +.4 dB at 592 bytes).\n"
+        "its best: all sensible downscales, filters, qualities, the best file that fits (`titokc bench kodak/`);\n"
+        "AVIF's and JPEG's above 204 bytes are older than their search with colours at full size (AVIF up to +.4 dB).\n"
         "Kodak and the 100 photographs below guided the design: they are development sets, not untouched tests.",
         ("nano", "webp", "jpegxl", "jpeg2000", "avif", "jpeg", "blurhash"),
     ),
