@@ -475,3 +475,18 @@ class TestExitCodes:
         )
         done = subprocess.run([sys.executable, "-c", code, "info", "x"], capture_output=True, check=False, cwd=ROOT)
         assert (done.returncode, done.stderr) == (130, b"titokc: interrupted\n")
+
+    @POSIX
+    def test_an_interrupt_while_a_model_is_loaded(self, picture):
+        """It is loaded in a thread, for which nobody waits."""
+        code = (
+            "import os, signal, time\n"
+            "import titokc.engines\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "titokc.engines.open = lambda *args, **settings: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60))\n"
+            "from titokc.__main__ import main\n"
+            "main()\n"
+        )
+        command = [sys.executable, "-c", code, "encode", str(picture)]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=30, cwd=ROOT)
+        assert (done.returncode, done.stderr) == (130, b"titokc: interrupted\n")
