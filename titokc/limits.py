@@ -13,6 +13,11 @@ class Limits:
     max_side: int = 16_384
     max_indices: int = 1 << 20
 
+    @property
+    def picture_bytes(self) -> int:
+        """No picture file within the limits is longer: four samples of 32 bits a pixel, and 64 MiB for all the rest."""
+        return self.max_pixels * 16 + (1 << 26)
+
     def check(self, size: tuple[int, int]) -> None:
         """Raises LimitExceededError for a picture (width, height) that is too large, InputError for an empty one."""
         width, height = size

@@ -5,14 +5,10 @@ Each function stands for itself, takes only what can be pickled, and reads pictu
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import lru_cache
-from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +21,7 @@ from titokc.bench.contenders.cache import Cache
 from titokc.bench.contenders.interface import Found, Impossible
 from titokc.errors import InputError
 from titokc.judge.table import Judge, Networks
-
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+from titokc.processes import processes
 
 
 class Measuring(NamedTuple):
@@ -47,38 +42,13 @@ class Searched(NamedTuple):
 
 @contextmanager
 def workers(jobs: int) -> Iterator[Executor]:
-    """`jobs` processes, which end when this one does, however that ends; for one job, a thread of this process."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    pool: Executor
-    if jobs == 1:
-        pool = ThreadPoolExecutor(1)
-    else:
-        pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin)
-        os.environ.update(dict.fromkeys(_THREADS, "1"))  # read when a process starts
+    """See `titokc.processes`; what is kept between jobs goes with them."""
     try:
-        yield pool
+        with processes(jobs) as pool:
+            yield pool
     finally:
-        pool.shutdown(cancel_futures=True)
         for kept in (_judge, _opened, _features):  # by a thread of this process: the next run may change the files
             kept.cache_clear()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _begin() -> None:
-    """Ctrl-C reaches the whole group: a worker ends at once and says nothing, the parent reports. Killed, it cannot."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def search(source: images.Source, crop: str, spec: str, budgets: Sequence[int | None], cache: Path) -> Searched:

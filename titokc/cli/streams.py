@@ -9,9 +9,6 @@ from titokc.errors import InputError, OutputError
 from titokc.files import reason, write_atomic
 from titokc.limits import Limits
 
-# No format needs more bytes for a pixel (four samples of 32 bits), nor more for all the rest.
-_BYTES_PER_PIXEL = 16
-_BYTES_BESIDE_PIXELS = 1 << 26
 _PREFIX = 64
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
@@ -31,7 +28,7 @@ def read_picture(limits: Limits) -> bytes:
     start = read_stdin(_PREFIX)
     if not _is_picture(start):
         return start
-    longest = limits.max_pixels * _BYTES_PER_PIXEL + _BYTES_BESIDE_PIXELS
+    longest = limits.picture_bytes
     data = start + read_stdin(longest)
     if len(data) > longest:
         raise InputError(f"more than {longest:,} bytes, which is longer than a picture of {limits.max_pixels:,} pixels")

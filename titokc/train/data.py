@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import shutil
-import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -22,26 +21,12 @@ from PIL import Image
 
 from titokc import imaging
 from titokc.errors import InputError, TitokcError
-from titokc.files import LITTER, reason, staged
+from titokc.files import LITTER, staged
+from titokc.imaging.shards import Source, index
 from titokc.train.checkpoint import locked
 
 # Of what decoding makes of a file: caches of another version are not used.
 _VERSION = 2
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where one encoded image lies: a whole file (offset 0), or `size` bytes of a tar shard."""
-
-    path: Path
-    name: str
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
 
 
 @dataclass(frozen=True)
@@ -121,30 +106,13 @@ def _is_image(path: Path) -> bool:
 
 
 def _shard(path: Path, notes: list[str]) -> list[Source]:
-    """The images of a tar shard, one of each sample: what has the same name up to its first dot (WebDataset's rule)."""
-    sources: dict[tuple[Path, str], Source] = {}
-    more = 0
-    try:
-        length = path.stat().st_size
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                name = Path(member.name)
-                if not member.isfile() or not _is_image(name) or name.name.startswith("."):
-                    continue
-                if member.offset_data + member.size > length:
-                    raise tarfile.ReadError("unexpected end of data")
-                key = (name.parent, name.name.partition(".")[0])
-                more += key in sources
-                sources.setdefault(key, Source(path, f"{path.name}/{name}", member.offset_data, member.size))
-            if tar.offset >= length:  # a whole one ends in zeros
-                raise tarfile.ReadError("no end of archive")
-    except (tarfile.TarError, OSError) as error:
-        detail = reason(error) if isinstance(error, OSError) else str(error)
-        whole = f"is cut short: its {len(sources)} whole images are used" if sources else "is no uncompressed tar shard"
-        notes.append(f"{path} {whole} ({detail})")
-    if more:
+    """The images of a tar shard, one of each sample."""
+    found = index(path)
+    if found.problem:
+        notes.append(f"{path} {found.problem}")
+    if more := len(found.more):
         notes.append(f"{more} further images of the same samples in {path} are left out (names up to the first dot)")
-    return list(sources.values())
+    return list(found.pictures.values())
 
 
 def decode(data: bytes, max_side: int) -> np.ndarray | None:
