@@ -136,7 +136,7 @@ $(VENV)/.torch: $(VENV)/.core
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch
-	$(BIN)/pip install --quiet --editable ".[bench,metrics,train,hub,onnx,dev]"
+	$(BIN)/pip install --quiet --editable ".[bench,metrics,train,hub,onnx,dataset,dev]"
 	touch $@
 
 $(VENV)/.onnx: $(VENV)/.torch

@@ -41,7 +41,8 @@ ALLOWED = {
     "pillow_plugin": "codec container",
     "train": "engines files imaging judge models weights",
     "bench": "__init__ _version codec container files imaging judge processes",
-    "cli": "_version bench codec container engines files ids imaging judge limits models options train weights",
+    "dataset": "budget codec container engines files ids imaging limits options processes weights",
+    "cli": "_version bench codec container dataset engines files ids imaging judge limits models options train weights",
     "__init__": "_version codec container limits",
     "__main__": "cli",
 }

@@ -24,6 +24,7 @@ VERBS = {
     "decode": ("decode", ".tok files -> pictures."),
     "info": ("info", "What .tok files say about themselves."),
     "truncate": ("info", "Smaller .tok files from larger ones, without the pictures."),
+    "tokenize": ("tokenize", "Data sets of pictures -> Parquet or WebDataset of tokens."),
     "models": ("models", "List, fetch, verify, convert and export models."),
     "doctor": ("doctor", "Versions, devices, models, and a round trip of the embedded model."),
     "train": ("train", "Train a tokenizer on a folder of images or tar shards."),
@@ -38,6 +39,7 @@ EXTRAS = {
     "scipy": "bench",
     "onnx": "onnx",
     "onnxscript": "onnx",
+    "pyarrow": "dataset",
 }
 
 

@@ -20,7 +20,9 @@ from titokc.cli.options import (
 from titokc.cli.plan import STDOUT_NAMES, Naming, Task, is_folder, plan
 from titokc.cli.report import Progress
 from titokc.cli.streams import read_stdin
+from titokc.cli.tokenize import decode_sets, is_set
 from titokc.container import MAX_FILE_SIZE, read_header
+from titokc.errors import UsageError
 from titokc.files import read_bytes
 from titokc.options import Decoded
 
@@ -61,9 +63,13 @@ def decode(
     """.tok files -> pictures.
 
     IN is a file, a folder (its tree is mirrored into OUT; hidden files are left out), a quoted glob, or - for standard
-    input. OUT's suffix chooses the format; without OUT photo.tok becomes photo.png beside it. Files that are no .tok
-    are refused at once.
+    input; or a data set of `titokc tokenize` (.parquet, .tar), which becomes OUT/KEY.png. OUT's suffix chooses the
+    format; without OUT photo.tok becomes photo.png beside it. Files that are no .tok are refused at once.
     """
+    if any(map(is_set, inputs)):
+        if size or partial or bare or base64 or tiles != "1x1":
+            raise UsageError("of a data set whole pictures are decoded: without --size, --partial, --bare and --tiles")
+        click.get_current_context().exit(decode_sets(inputs, output, model, look, options))
     form = form_of(bare, base64)
     tasks, notes = plan(inputs, output, Naming(frozenset({SUFFIXES[form]}), ".png", WRITTEN))
     if output and output not in STDOUT_NAMES and not is_folder(output) and len(tasks) == 1:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from titokc.cli.options import inputs_argument, limit_options, output_option
 from titokc.cli.plan import STDOUT_NAMES, Found, Naming, Task, find, is_folder, is_taken, plan
 from titokc.cli.report import Report, printable, put, say
 from titokc.cli.streams import read_stdin, write_result
+from titokc.cli.tokenize import fields_of_set, is_set
 from titokc.container import MAX_FILE_SIZE, SUFFIX, VERSION, Header, examine, file_size, read_header, unpack
 from titokc.container import truncate as truncate_file
 from titokc.errors import OutputError, TitokcError, UsageError
@@ -50,7 +52,8 @@ def fields_of(header: Header, file_bytes: int) -> dict[str, Any]:
 def info(inputs: tuple[str, ...], as_json: bool, show_tokens: bool, partial: bool, limits: Limits) -> None:
     """What .tok files say about themselves, after all their checks.
 
-    IN is a file, a folder (hidden files are left out), a quoted glob, or - for standard input.
+    IN is a file, a folder (hidden files are left out), a quoted glob, or - for standard input; or a data set of
+    `titokc tokenize` (.parquet, .tar).
     """
     notes: list[str] = []
     found = find(inputs, SUFFIXES, notes)
@@ -60,13 +63,18 @@ def info(inputs: tuple[str, ...], as_json: bool, show_tokens: bool, partial: boo
         report.note(note)
     for number, file in enumerate(found):
         try:
-            data = _read(file)
-            examined = examine(data, partial=partial, limits=limits)
-            fields = fields_of(examined.header, len(data))
-            if partial:
-                fields |= {"tokens_found": examined.tokens_found, "checksum_checked": examined.checksum_checked}
-            if show_tokens:
-                fields["tokens"] = unpack(data, partial=partial, limits=limits)[1]
+            if is_set(file.name):
+                if show_tokens or partial:
+                    raise UsageError("--tokens and --partial are for .tok files")
+                fields = fields_of_set(Path(file.name), limits)
+            else:
+                data = _read(file)
+                examined = examine(data, partial=partial, limits=limits)
+                fields = fields_of(examined.header, len(data))
+                if partial:
+                    fields |= {"tokens_found": examined.tokens_found, "checksum_checked": examined.checksum_checked}
+                if show_tokens:
+                    fields["tokens"] = unpack(data, partial=partial, limits=limits)[1]
         except TitokcError as error:
             row = report.fail(file.name, error)
             if as_json and several:
@@ -140,13 +148,15 @@ def _read(file: Found | Task) -> bytes:
 def _lines(fields: dict[str, Any]) -> list[str]:
     """For people: a field a line."""
     shown = dict(fields)
-    shown["tiles"] = f"{fields['tiles']['rows']}x{fields['tiles']['columns']} (rows x columns)"
-    shown["bpp"] = f"{fields['bpp']:.5f}"
+    if "tiles" in fields:
+        shown["tiles"] = f"{fields['tiles']['rows']}x{fields['tiles']['columns']} (rows x columns)"
+        shown["bpp"] = f"{fields['bpp']:.5f}"
     if not shown.pop("checksum_checked", True):
         shown["tokens_found"] = f"{fields['tokens_found']} of each tile; the file was cut short, nothing checks them"
     if "tokens" in fields:
         shown["tokens"] = " ".join(map(str, fields["tokens"]))
-    return [f"{name.replace('_', ' '):<16}{value}" for name, value in shown.items()]
+    width = max(16, 1 + max(map(len, shown)))
+    return [f"{name.replace('_', ' '):<{width}}{value}" for name, value in shown.items()]
 
 
 def _most_tokens(header: Header, budget: int) -> int:

@@ -1,0 +1,215 @@
+"""`titokc tokenize`: data sets of tokens; and what `decode` and `info` do with their files."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from titokc.cli.options import BatchOptions, limit_options
+from titokc.cli.plan import Task, find, is_taken
+from titokc.cli.report import Progress, Report, say
+from titokc.cli.streams import write_result
+from titokc.container import read_header
+from titokc.engines import DEFAULT_BATCH_SIZE
+from titokc.errors import InputError, OutputError, TitokcError, UsageError
+from titokc.limits import DEFAULT_LIMITS, Limits
+from titokc.options import DEFAULT_EFFORT, EFFORTS
+
+if TYPE_CHECKING:
+    from titokc.codec import Codec
+    from titokc.dataset.sinks import Sample
+
+# Of keys that stand in more than one shard, so many are named.
+_NAMED = 10
+
+
+class Part(click.ParamType):
+    """I/N, the part of the shards that this machine does -> (I, N)."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(value))
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            self.fail(f"{value!r}: expected I/N with I from 1 to N, such as 1/4", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+@click.command()
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.option("-o", "--output", metavar="OUT", required=True, type=click.Path(path_type=Path), help="Folder.")
+@click.option(
+    "--format",
+    type=click.Choice(["parquet", "webdataset"]),
+    default="parquet",
+    show_default=True,
+    help="Rows of Parquet, or KEY.tok in tar.",
+)
+@click.option("--tokens", metavar="N", type=click.IntRange(1), help="Tokens a picture. [default: the model's most]")
+@click.option("--model", metavar="NAME|PATH", help="A known model or a model directory. [default: nano]")
+@click.option(
+    "--effort",
+    metavar="0..9",
+    type=click.IntRange(0, EFFORTS[-1]),
+    default=DEFAULT_EFFORT,
+    show_default=True,
+    help="How long to search for better tokens; 0 takes the nearest.",
+)
+@click.option(
+    "--shard", "part", metavar="I/N", type=Part(), default="1/1", help="Only every Nth shard, from the Ith on."
+)
+@click.option("--workers", metavar="W", type=click.IntRange(1), help="Processes, each with a model. [default: 1]")
+@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--batch-size",
+    metavar="N",
+    type=click.IntRange(1),
+    default=DEFAULT_BATCH_SIZE,
+    show_default=True,
+    help="Pictures at a time on a GPU.",
+)
+@click.option("--threads", metavar="N", type=click.IntRange(1), help="CPU threads of each worker. [default: its share]")
+@limit_options(DEFAULT_LIMITS)
+@click.option("-q", "--quiet", is_flag=True, help="Errors only.")
+def tokenize(
+    sources: tuple[str, ...],
+    output: Path,
+    part: tuple[int, int],
+    workers: int | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Data sets of pictures -> data sets of tokens, one file for each shard.
+
+    SOURCE is a folder, a quoted glob, a picture, a WebDataset shard (.tar) or a Parquet file with an image column.
+    Pictures in files make shards of 1,000. The same command goes on where a killed one was; pictures that cannot be
+    used are listed in OUT/_manifest.
+    """
+    from titokc.dataset import local
+    from titokc.dataset.job import MANIFESTS, pending, prepare
+    from titokc.dataset.sinks import repeated_keys
+    from titokc.dataset.sources import SHARD_SUFFIXES, shards
+    from titokc.imaging import READABLE_SUFFIXES
+
+    report = Report(quiet=quiet, as_json=False)
+    notes: list[str] = []
+    files = []
+    for file in find(sources, READABLE_SUFFIXES | SHARD_SUFFIXES, notes):
+        if file.problem:
+            report.fail(file.name, file.problem)
+        elif file.source is None:
+            raise UsageError("standard input is no data set: expected a folder, a glob, .tar or .parquet")
+        else:
+            files.append(file.source)
+    mine = shards(sources, files)[part[0] - 1 :: part[1]]
+    job = prepare(output, **options)
+    waiting, manifests = pending(job, mine)
+    before = len(manifests)
+    for manifest in local.run(job, waiting, workers):
+        if "problem" in manifest:
+            report.fail(manifest["source"], InputError(manifest["problem"]))
+            continue
+        for failure in manifest["failed"]:
+            report.fail(failure["key"], InputError(failure["reason"]))
+        if not quiet:
+            say(f"{manifest['source']} -> {manifest['output']}: {manifest['pictures']} pictures")
+        manifests.append(manifest)
+    if keys := repeated_keys([output / manifest["output"] for manifest in manifests]):
+        named = f"{', '.join(keys[:_NAMED])}{' and others' if len(keys) > _NAMED else ''}"
+        notes.append(f"{len(keys)} keys stand in more than one shard: {named}")
+    for note in notes:
+        report.note(note)
+    failed = sum(len(manifest["failed"]) for manifest in manifests)
+    if not quiet:
+        pictures, size = (sum(manifest[name] for manifest in manifests) for name in ("pictures", "bytes"))
+        ready = f" ({before} were ready)" if before else ""
+        bad = f"; {failed} failed, see {output / MANIFESTS}" if failed else ""
+        say(f"{pictures:,} pictures in {len(manifests)} of {len(mine)} shards{ready}: {size:,} bytes{bad}")
+    click.get_current_context().exit(report.exit_code or int(failed > 0))
+
+
+def is_set(name: str) -> bool:
+    """Whether an argument of `decode` or `info` is a file of tokens of many pictures."""
+    return Path(name).suffix.lower() in {".parquet", ".tar"}
+
+
+def decode_sets(inputs: Sequence[str], output: str | None, model: str | None, look: str, options: BatchOptions) -> int:
+    """Files of `titokc tokenize` -> OUT/KEY.png; the exit code."""
+    from titokc.dataset.job import keyed
+    from titokc.dataset.sinks import model_of, read, to_tok
+    from titokc.dataset.sources import check_key
+    from titokc.imaging import picture_bytes
+
+    if output is None or not all(map(is_set, inputs)):
+        raise UsageError("data sets (.parquet, .tar) are decoded by themselves, into a folder: say which with -o")
+    report = Report(quiet=options.quiet, as_json=options.as_json)
+
+    def usable(samples: Iterable[tuple[str, Sample]], codec: Codec) -> Iterator[tuple[str, bytes | TitokcError]]:
+        for key, sample in samples:
+            try:
+                check_key(key)
+                target = Path(output, f"{key}.png")
+                if is_taken(target) and not options.force:
+                    if options.skip_existing:
+                        report.add(Task(key, None, target), "skipped", {})
+                        continue
+                    raise OutputError(f"{target} exists: --force overwrites it, --skip-existing leaves it out")
+                yield key, sample if isinstance(sample, bytes) else to_tok(sample, codec.info)
+            except TitokcError as error:
+                yield key, error
+
+    for file in find(inputs, frozenset(), []):
+        try:
+            if file.problem:
+                raise file.problem
+            samples = read(Path(file.name))
+            first = list(islice(samples, 1))
+            codec = options.codec(model or (model_of(first[0][1]) if first else None), Progress(quiet=True).tiles)
+            convert = partial(codec.decode_many, look=look, return_errors=True)
+            for key, result in keyed(convert, usable(chain(first, samples), codec)):
+                task = Task(key, None, Path(output, f"{key}.png"))
+                try:
+                    if isinstance(result, TitokcError):
+                        raise result
+                    data = picture_bytes(result, ".png")
+                    write_result(task.target, data, overwrite=options.force)
+                except TitokcError as error:
+                    report.add(task, error, {})
+                else:
+                    report.add(task, "done", {"file_bytes": len(data), "width": result.width, "height": result.height})
+        except TitokcError as error:
+            report.fail(file.name, error)
+    report.summarise([])
+    return report.exit_code
+
+
+def fields_of_set(path: Path, limits: Limits) -> dict[str, Any]:
+    """What `titokc info` says of a file of `titokc tokenize`. Raises TitokcError."""
+    from titokc.dataset.sinks import read
+
+    counts: Counter[str] = Counter()
+    models: Counter[str] = Counter()
+    for _, sample in read(path):
+        if isinstance(sample, bytes):
+            header = read_header(sample, limits=limits)
+            model, code, tokens = header.model, header.fingerprint.hex(), header.tiles * header.tokens_per_tile
+        else:
+            model, code, tokens = sample["model"], sample["fingerprint"], len(sample["tokens"] or ())
+        counts[str(tokens)] += 1
+        models[f"{model} (code {code})"] += 1
+    size = path.stat().st_size
+    pictures = counts.total()
+    return {
+        "pictures": pictures,
+        "models": " ".join(models),
+        "tokens_per_picture": " ".join(sorted(counts, key=int)),
+        "file_bytes": size,
+        "bytes_per_picture": round(size / max(1, pictures), 1),
+    }
