@@ -170,6 +170,6 @@ def test_fuzzing_finds_a_rule_that_is_not_checked(monkeypatch):
 
 
 def test_fuzzing_finds_an_untyped_error(monkeypatch):
-    monkeypatch.setattr(container, "_check_limits", lambda header, limits: 1 // (header.width - 256))
+    monkeypatch.setattr(Limits, "check", lambda limits, size: 1 // (size[0] - 256))
     with pytest.raises(ZeroDivisionError):
         fuzz.run_random(fuzz.check, seconds=20, seed=0)
