@@ -20,6 +20,7 @@ from titokc.errors import (
     ModelNotFoundError,
     UsageError,
 )
+from titokc.judge.pixels import ssim
 from titokc.limits import Limits
 
 
@@ -197,6 +198,57 @@ class TestTargetSize:
         assert (header.rows, header.columns, header.tokens_per_tile) == (2, 3, 87)
         header = titokc.read_header(codec.encode(picture, target_size=800, tokens=50))
         assert header.tokens_per_tile == 50
+
+
+class TestTargetQuality:
+    @pytest.mark.parametrize("decibels", [14, 18, 20, 22])
+    def test_is_reached_by_a_file_and_not_by_fewer_tokens_or_tiles(self, codec, photo, decibels):
+        picture = photo(192, 128)
+        data = codec.encode(picture, target_psnr=decibels)
+        assert psnr(codec.decode(data), picture) >= decibels
+        header = titokc.read_header(data)
+        if header.tokens_per_tile > 32:
+            fewer = codec.encode(picture, tiles=(header.rows, header.columns), tokens=header.tokens_per_tile - 1)
+            assert psnr(codec.decode(fewer), picture) < decibels
+        if header.tiles > 1:
+            assert psnr(codec.decode(codec.encode(picture, tiles="1x1")), picture) < decibels
+
+    def test_of_similarity(self, codec, photo):
+        picture = photo(192, 128)
+        made = codec.decode(codec.encode(picture, target_ssim=0.6))
+        assert ssim(np.asarray(picture), np.asarray(made)) >= 0.6
+
+    def test_that_cannot_be_had_says_what_can(self, codec, photo):
+        with pytest.raises(
+            UsageError, match=r"target_psnr 60: the most that was reached is \d\d\.\d\d dB, with 128 tokens"
+        ):
+            codec.encode(photo(192, 128), target_psnr=60)
+        with pytest.raises(UsageError, match="128 tokens in 1x2 tiles; ask for less"):
+            codec.encode(photo(192, 128), target_psnr=60, tiles="1x2")
+
+    def test_payloads_alone_keep_one_tile(self, codec, photo):
+        with pytest.raises(UsageError, match="in 1x1 tiles"):
+            codec.encode(photo(192, 128), target_psnr=60, form="bare")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"target_psnr": 20, "target_size": 100}, "target_size and target_psnr: a quality"),
+            ({"target_psnr": 20, "tokens": 64}, "tokens and target_psnr: a quality"),
+            ({"target_psnr": 20, "target_ssim": 0.5}, "target_psnr and target_ssim: a quality"),
+            ({"target_psnr": 0}, "target_psnr 0: expected a number above 0, at most 100"),
+            ({"target_psnr": float("nan")}, "target_psnr nan: expected"),
+            ({"target_ssim": 1.5}, "target_ssim 1.5: expected a number above 0, at most 1"),
+            ({"target_ssim": "0.5"}, "target_ssim '0.5': expected"),
+        ],
+    )
+    def test_is_refused(self, codec, photo, options, message):
+        with pytest.raises(UsageError, match=message):
+            codec.encode(photo(), **options)
+
+    def test_similarity_of_a_picture_that_has_none(self, codec, photo):
+        with pytest.raises(UsageError, match="target_ssim: not defined for a picture of 10x10"):
+            codec.encode(photo(10, 10), target_ssim=0.5)
 
     def test_too_small_a_budget_names_the_smallest_file(self, codec, photo):
         with pytest.raises(UsageError, match="58 bytes is too small: 32 tokens of nano-1 in 1x1 tiles take 59"):

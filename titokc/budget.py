@@ -1,7 +1,8 @@
-"""What fits into a budget of bytes: headers to try, for `titokc.codec`, which encodes and compares them."""
+"""What fits into a budget of bytes, or reaches a quality: headers to try for `titokc.codec`, which encodes them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from titokc import container
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 CANDIDATES = 8
 # Fewer than this part of a model's most tokens are no reason for more tiles: between as large files more tokens win.
 SHARED = 4
+# A quality is looked for in at most so many tiles.
+MOST_TILES = 64
 
 
 def header_of(info: ModelInfo, size: tuple[int, int], grid: Grid, tokens: int) -> Header:
@@ -66,3 +69,48 @@ def candidates(size: tuple[int, int], info: ModelInfo, grid: Grid | None, option
         )
     counts = range(fewest, most + 1)
     return [header_of(info, size, grid, max(n for n in counts if bytes_of(grid, n) <= budget)) for grid in grids]
+
+
+def smallest(
+    size: tuple[int, int],
+    info: ModelInfo,
+    grid: Grid | None,
+    goal: tuple[str, float],
+    tried: Callable[[Header], tuple[float, list[int]]],
+) -> tuple[Header, list[int]]:
+    """The header and the tokens of the smallest file found that reaches `goal`; `tried` encodes, decodes and judges.
+
+    Grids from few tiles to many with the most tokens, until one reaches it: between files of about the same size fewer
+    tiles with more tokens are nearer. Then fewer tokens in it, by bisection: quality scatters a little between
+    neighbouring numbers of tokens, so that a smaller file may exist, but what is returned has reached the goal itself.
+    UsageError with the most that was reached where nothing does.
+    """
+    from titokc import tiling
+
+    name, wanted = goal
+    every = tiling.candidate_grids(size, info.side, 1, MOST_TILES, lambda _: True, CANDIDATES)
+    best: tuple[float, Header] | None = None
+    for each in [grid] if grid else every:
+        header = header_of(info, size, each, info.max_tokens)
+        reached, indices = tried(header)
+        if best is None or reached > best[0]:
+            best = reached, header
+        if reached >= wanted:
+            break
+    else:
+        assert best is not None
+        reached, header = best
+        digits, unit = (2, " dB") if name == "psnr" else (3, "")
+        raise UsageError(
+            f"target_{name} {wanted:g}: the most that was reached is {reached:.{digits}f}{unit}, with "
+            f"{header.tokens_per_tile} tokens in {header.rows}x{header.columns} tiles; ask for less"
+        )
+    fewest = info.min_tokens
+    while fewest < header.tokens_per_tile:
+        fewer = header_of(info, size, (header.rows, header.columns), (fewest + header.tokens_per_tile) // 2)
+        reached, found = tried(fewer)
+        if reached >= wanted:
+            header, indices = fewer, found
+        else:
+            fewest = fewer.tokens_per_tile + 1
+    return header, indices

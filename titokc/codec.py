@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from titokc import container, engines, payload
-from titokc.budget import candidates, header_of
+from titokc.budget import candidates, header_of, smallest
 from titokc.container import FINGERPRINT_SIZE, MAX_FILE_SIZE, MAX_SIDE, Examined, Header
 from titokc.errors import ModelMismatchError, ModelNotFoundError, TitokcError, UsageError
 from titokc.files import read_bytes
@@ -138,24 +138,32 @@ class Codec:
         if indices is None:
             indices = _to_indices(image, header, engine, options.effort, work)
         data = _pack(header, indices, options.form)
-        psnr = _psnr(image, _to_picture(indices, header, engine, "", image.size, work)) if options.psnr else None
+        psnr = _nearness(image, _to_picture(indices, header, engine, "", image.size, work)) if options.psnr else None
         return Encoded(data, header, tuple(notes), psnr)
 
     def _plan(
         self, image: Image.Image, engine: Engine, options: EncodeOptions, work: Work
     ) -> tuple[Header, list[int] | None]:
-        """The picture's header; with a budget that of the candidate that loses least, and its indices if they are those
-        that `options` ask for."""
+        """The picture's header (with a budget that of the candidate that loses least, with a goal that of the smallest
+        that reaches it), and its indices if they are those that `options` ask for."""
         from titokc import tiling
 
+        def tried(header: Header, metric: str = "psnr", effort: int = 0) -> tuple[float, list[int]]:
+            self.limits.check_indices(header.tiles, header.tokens_per_tile)
+            indices = _to_indices(image, header, engine, effort, work)
+            return _nearness(image, _to_picture(indices, header, engine, "", image.size, work), metric), indices
+
         grid = None if options.tiles is None else tiling.parse_grid(options.tiles, image.size, engine.info.side)
+        if grid is None and options.form != "tok":
+            grid = (1, 1)
+        if options.goal:
+            metric, effort = options.goal[0], options.effort
+            return smallest(image.size, engine.info, grid, options.goal, lambda header: tried(header, metric, effort))
         if options.target_size is None:
             header = header_of(engine.info, image.size, grid or (1, 1), options.tokens or engine.info.max_tokens)
             container.file_size(header)  # refuses what the container cannot hold
             self.limits.check_indices(header.tiles, header.tokens_per_tile)
             return header, None
-        if grid is None and options.form != "tok":
-            grid = (1, 1)
         headers = candidates(image.size, engine.info, grid, options)
         if len(headers) == 1:
             self.limits.check_indices(headers[0].tiles, headers[0].tokens_per_tile)
@@ -163,9 +171,7 @@ class Codec:
         best, best_indices, least = headers[0], None, float("-inf")
         work.foresee(2 * sum(header.tiles for header in headers))
         for header in headers:
-            self.limits.check_indices(header.tiles, header.tokens_per_tile)
-            indices = _to_indices(image, header, engine, 0, work)
-            quality = _psnr(image, _to_picture(indices, header, engine, "", image.size, work))
+            quality, indices = tried(header)
             if quality > least:
                 best, best_indices, least = header, indices, quality
         return best, None if options.effort else best_indices
@@ -275,12 +281,15 @@ def _to_picture(
     return tiling.assemble(map(Image.fromarray, tiles), grid, size)
 
 
-def _psnr(image: Image.Image, picture: Image.Image) -> float:
+def _nearness(image: Image.Image, picture: Image.Image, metric: str = "psnr") -> float:
     import numpy as np
 
-    from titokc.judge.pixels import psnr
+    from titokc.judge import pixels
 
-    return psnr(np.asarray(image), np.asarray(picture))
+    found = {"psnr": pixels.psnr, "ssim": pixels.ssim}[metric](np.asarray(image), np.asarray(picture))
+    if found is None:
+        raise UsageError(f"target_{metric}: not defined for a picture of {image.width}x{image.height}")
+    return found
 
 
 def _pack(header: Header, indices: list[int], form: str) -> bytes:

@@ -28,6 +28,8 @@ class EncodeOptions:
     tiles: "1x1" (the default: the whole picture in one square), "RxC", "auto", or (rows, columns).
     target_size: a budget in bytes: grid and tokens, where not given, are those whose decoded picture is nearest to the
         original (PSNR) among those that fit; the result is never larger.
+    target_psnr, target_ssim: the decoded picture is at least so near to the original (dB, SSIM): the fewest tiles whose
+        most tokens reach it, and of those tokens as few as bisection finds. Instead of tokens and target_size.
     effort: 0..9, how long to search for tokens that decode to something nearer; 0 takes the nearest tokens (gains and
         times: `titokc.models.nano.search`). Models that cannot search take no notice.
     background: the colour under transparent pixels.
@@ -39,6 +41,8 @@ class EncodeOptions:
     tokens: int | None = None
     tiles: str | Grid | None = None
     target_size: int | None = None
+    target_psnr: float | None = None
+    target_ssim: float | None = None
     effort: int = DEFAULT_EFFORT
     background: Background = "white"
     form: str = "tok"
@@ -52,6 +56,25 @@ class EncodeOptions:
         check_number("effort", self.effort, 0)
         if self.effort not in EFFORTS:
             raise UsageError(f"effort {self.effort}: expected 0 to {EFFORTS[-1]}")
+        self._check_goal()
+
+    @property
+    def goal(self) -> tuple[str, float] | None:
+        """What the decoded picture is to reach: "psnr" or "ssim", and how much of it."""
+        if self.target_psnr is not None:
+            return "psnr", self.target_psnr
+        return None if self.target_ssim is None else ("ssim", self.target_ssim)
+
+    def _check_goal(self) -> None:
+        if self.goal is None:
+            return
+        given = [name for name in ("tokens", "target_size", "target_psnr", "target_ssim") if getattr(self, name)]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)}: a quality that is to be reached decides alone")
+        name, value = self.goal
+        most = 100 if name == "psnr" else 1
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+            raise UsageError(f"target_{name} {value!r}: expected a number above 0, at most {most}")
 
 
 @dataclass(frozen=True)

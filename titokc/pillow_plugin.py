@@ -16,7 +16,17 @@ from titokc.container import MAGIC, MAX_FILE_SIZE, MIME_TYPE, SUFFIX, read_heade
 from titokc.errors import ContainerError, TitokcError, UsageError
 
 FORMAT = "TOK"
-SAVE_OPTIONS = ("tokens", "tiles", "target_size", "effort", "background", "model", "device")
+SAVE_OPTIONS = (
+    "tokens",
+    "tiles",
+    "target_size",
+    "target_psnr",
+    "target_ssim",
+    "effort",
+    "background",
+    "model",
+    "device",
+)
 # Options of `titokc.encode` and `encode_many` whose results are no .tok file.
 _NO_FILES = ("form", "details", "return_errors")
 

@@ -33,6 +33,8 @@ from titokc.options import DEFAULT_EFFORT, EFFORTS, Encoded
 @click.option(
     "--target-size", metavar="BYTES", type=click.IntRange(1), help="Best grid and tokens within this many bytes."
 )
+@click.option("--target-psnr", metavar="DB", type=float, help="Smallest file found that is as near as this.")
+@click.option("--target-ssim", metavar="0..1", type=float, help="The same by SSIM.")
 @click.option(
     "--effort",
     metavar="0..9",
@@ -55,6 +57,8 @@ def encode(
     tokens: int | None,
     tiles: str | None,
     target_size: int | None,
+    target_psnr: float | None,
+    target_ssim: float | None,
     effort: int,
     bare: bool,
     base64: bool,
@@ -87,6 +91,8 @@ def encode(
             tokens=tokens,
             tiles=tiles,
             target_size=target_size,
+            target_psnr=target_psnr,
+            target_ssim=target_ssim,
             effort=effort,
             background=background,
             form=form,
