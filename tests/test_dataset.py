@@ -207,6 +207,41 @@ def test_a_killed_run_goes_on_and_has_each_picture_once(run, png):
     assert sorted(row["key"] for row in rows("out")) == sorted(f"{a}-{b}" for a in range(5) for b in range(6))
 
 
+@pytest.mark.slow
+def test_ray_makes_the_same_files_though_a_worker_is_killed(run, png, tmp_path):
+    pytest.importorskip("ray")
+    shards = [f"{name}.tar" for name in range(6)]
+    for name in shards:
+        write_tar(name, [(f"{name[0]}-{at}.png", png(at)) for at in range(12)] + [(f"{name[0]}-bad.png", b"")])
+    options = ("--effort", "1", "--threads", "1")
+    run("tokenize", *shards, "-o", "whole", *options, code=1)
+    command = [sys.executable, "-m", "titokc", "tokenize", *shards, "-o", "out", *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [*command, "--runner", "ray", "--workers", "2"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    manifests = Path("out/_manifest")
+    while process.poll() is None and not (manifests.is_dir() and list(manifests.glob("*.json"))):
+        time.sleep(0.01)
+    workers = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name, at = (folder / "cmdline").read_bytes(), (folder / "cwd").readlink()
+        except OSError:  # another's, or gone
+            continue
+        if at == tmp_path and name.startswith(b"ray::MapWorker"):
+            workers.append(int(folder.name))
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    assert len(list(manifests.glob("*.json"))) < 5
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 1, said  # for the bad pictures
+    assert "72 pictures in 6 of 6 shards" in said
+    assert contents("out") == contents("whole")
+    assert failures("out") == failures("whole")
+    assert set(failures("out")) == {f"{name}-bad" for name in range(6)}
+
+
 @pytest.mark.parametrize(("form", "suffix"), [("parquet", "parquet"), ("webdataset", "tar")])
 def test_decode_and_info_read_it_back(run, png, codec, form, suffix):
     write_tar("in.tar", [("x/1.png", png(1)), ("2.png", png(2))])

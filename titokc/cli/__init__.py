@@ -40,6 +40,7 @@ EXTRAS = {
     "onnx": "onnx",
     "onnxscript": "onnx",
     "pyarrow": "dataset",
+    "ray": "ray",
 }
 
 

@@ -65,7 +65,13 @@ class Part(click.ParamType):
 @click.option(
     "--shard", "part", metavar="I/N", type=Part(), default="1/1", help="Only every Nth shard, from the Ith on."
 )
-@click.option("--workers", metavar="W", type=click.IntRange(1), help="Processes, each with a model. [default: 1]")
+@click.option("--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option(
+    "--workers",
+    metavar="W",
+    type=click.IntRange(1),
+    help="Processes, each with a model. [default: 1; with Ray all GPUs or CPUs]",
+)
 @click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--batch-size",
@@ -75,13 +81,19 @@ class Part(click.ParamType):
     show_default=True,
     help="Pictures at a time on a GPU.",
 )
-@click.option("--threads", metavar="N", type=click.IntRange(1), help="CPU threads of each worker. [default: its share]")
+@click.option(
+    "--threads",
+    metavar="N",
+    type=click.IntRange(1),
+    help="CPU threads of each worker. [default: its share; with Ray 1]",
+)
 @limit_options(DEFAULT_LIMITS)
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
 def tokenize(
     sources: tuple[str, ...],
     output: Path,
     part: tuple[int, int],
+    runner: str,
     workers: int | None,
     quiet: bool,
     **options: Any,
@@ -92,7 +104,7 @@ def tokenize(
     Pictures in files make shards of 1,000. The same command goes on where a killed one was; pictures that cannot be
     used are listed in OUT/_manifest.
     """
-    from titokc.dataset import local
+    from titokc.dataset import local, ray
     from titokc.dataset.job import MANIFESTS, pending, prepare
     from titokc.dataset.sinks import repeated_keys
     from titokc.dataset.sources import SHARD_SUFFIXES, shards
@@ -112,7 +124,8 @@ def tokenize(
     job = prepare(output, **options)
     waiting, manifests = pending(job, mine)
     before = len(manifests)
-    for manifest in local.run(job, waiting, workers):
+    run = ray.run if runner == "ray" else local.run
+    for manifest in run(job, waiting, workers):
         if "problem" in manifest:
             report.fail(manifest["source"], InputError(manifest["problem"]))
             continue
