@@ -52,7 +52,7 @@ def _requirements() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for text in requires("titokc") or ():
         if (match := _REQUIREMENT.match(text)) and match[3] != "dev":
-            packages = found[match[2]] if match[2] else [match[1].lower()]
+            packages = found[match[2]] if match[1] == "titokc" else [match[1].lower()]
             found.setdefault(match[3] or "", []).extend(packages)
     return found
 
