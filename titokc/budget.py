@@ -88,9 +88,9 @@ def smallest(
     from titokc import tiling
 
     name, wanted = goal
-    every = tiling.candidate_grids(size, info.side, 1, MOST_TILES, lambda _: True, CANDIDATES)
+    grids = [grid] if grid else tiling.candidate_grids(size, info.side, 1, MOST_TILES, lambda _: True, CANDIDATES)
     best: tuple[float, Header] | None = None
-    for each in [grid] if grid else every:
+    for each in grids:
         header = header_of(info, size, each, info.max_tokens)
         reached, indices = tried(header)
         if best is None or reached > best[0]:

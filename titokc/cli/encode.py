@@ -14,6 +14,7 @@ from titokc.cli.options import (
     Colour,
     Grid,
     batch_options,
+    effort_option,
     form_of,
     inputs_argument,
     output_option,
@@ -21,7 +22,7 @@ from titokc.cli.options import (
 from titokc.cli.plan import Naming, plan
 from titokc.cli.report import Progress
 from titokc.cli.streams import is_followed, read_picture
-from titokc.options import DEFAULT_EFFORT, EFFORTS, Encoded
+from titokc.options import Encoded
 
 
 @click.command()
@@ -35,14 +36,7 @@ from titokc.options import DEFAULT_EFFORT, EFFORTS, Encoded
 )
 @click.option("--target-psnr", metavar="DB", type=float, help="Smallest file found that is as near as this.")
 @click.option("--target-ssim", metavar="0..1", type=float, help="The same by SSIM.")
-@click.option(
-    "--effort",
-    metavar="0..9",
-    type=click.IntRange(0, EFFORTS[-1]),
-    default=DEFAULT_EFFORT,
-    show_default=True,
-    help="How long to search for better tokens; 0 takes the nearest.",
-)
+@effort_option
 @click.option("--bare", is_flag=True, help="The payload alone, without header and checksum.")
 @click.option("--base64", is_flag=True, help="The payload alone as base64url text.")
 @click.option(

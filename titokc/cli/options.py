@@ -11,6 +11,7 @@ import click
 
 from titokc.errors import UsageError
 from titokc.limits import DEFAULT_LIMITS, Limits
+from titokc.options import DEFAULT_EFFORT, EFFORTS
 
 if TYPE_CHECKING:
     from titokc.codec import Codec
@@ -105,6 +106,16 @@ def inputs_argument(function: Callable[..., Any]) -> Callable[..., Any]:
 def output_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     path = click.Path(allow_dash=True, readable=False)
     return click.option("-o", "--output", metavar="OUT", type=path, help=text)
+
+
+effort_option = click.option(
+    "--effort",
+    metavar="0..9",
+    type=click.IntRange(0, EFFORTS[-1]),
+    default=DEFAULT_EFFORT,
+    show_default=True,
+    help="How long to search for better tokens; 0 takes the nearest.",
+)
 
 
 def batch_options(function: Callable[..., Any]) -> Callable[..., Any]:

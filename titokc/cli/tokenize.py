@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from titokc.cli.options import BatchOptions, limit_options
+from titokc.cli.options import BatchOptions, effort_option, limit_options
 from titokc.cli.plan import Task, find, is_taken
 from titokc.cli.report import Progress, Report, say
 from titokc.cli.streams import write_result
@@ -20,7 +20,6 @@ from titokc.container import read_header
 from titokc.engines import DEFAULT_BATCH_SIZE
 from titokc.errors import InputError, OutputError, TitokcError, UsageError
 from titokc.limits import DEFAULT_LIMITS, Limits
-from titokc.options import DEFAULT_EFFORT, EFFORTS
 
 if TYPE_CHECKING:
     from titokc.codec import Codec
@@ -54,14 +53,7 @@ class Part(click.ParamType):
 )
 @click.option("--tokens", metavar="N", type=click.IntRange(1), help="Tokens a picture. [default: the model's most]")
 @click.option("--model", metavar="NAME|PATH", help="A known model or a model directory. [default: nano]")
-@click.option(
-    "--effort",
-    metavar="0..9",
-    type=click.IntRange(0, EFFORTS[-1]),
-    default=DEFAULT_EFFORT,
-    show_default=True,
-    help="How long to search for better tokens; 0 takes the nearest.",
-)
+@effort_option
 @click.option(
     "--shard", "part", metavar="I/N", type=Part(), default="1/1", help="Only every Nth shard, from the Ith on."
 )
