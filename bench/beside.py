@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from titokc.bench.columns import shown
-from titokc.bench.published import PUBLISHED
+from titokc.bench.published import published
 from titokc.bench.rows import EQUAL_BYTES, Row, Rows
 
 RUN = "kodak-beside"
@@ -28,8 +28,8 @@ def table(run: Path, labels: dict[str, str]) -> str:
     lines = [_line(labels[codec], groups[budget, codec]) for budget, codec in points]
     if not groups:
         lines.append(_cells("ours and the formats", "285, 530", *["not run"] * 4, f"`make {RUN}`"))
-    for each in PUBLISHED:
-        if each.codec in PUBLISHED_HERE and each.data.pixels == 768 * 512 and each.size_bytes <= MOST_BYTES:
+    for each in published():
+        if each.codec in PUBLISHED_HERE and each.pixels == 768 * 512 and each.size_bytes <= MOST_BYTES:
             lpips = "n/a" if each.lpips is None else f"{each.lpips:.3f}, another trunk"
             values = [f"{each.size_bytes:.0f}", f"{each.bpp:.4f}", shown("psnr", each.psnr)]
             where = f"published elsewhere, another protocol: {each.source}"

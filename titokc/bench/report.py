@@ -20,7 +20,7 @@ from PIL import Image
 
 from titokc.bench.columns import COLUMNS, OF_GROUPS, OF_ROWS, shown, used
 from titokc.bench.plots import draw, plotted
-from titokc.bench.published import PUBLISHED
+from titokc.bench.published import published
 from titokc.bench.rows import EQUAL_BYTES, FLOOR, Row, picture_path
 from titokc.bench.summary import Group, notes
 from titokc.files import write_atomic
@@ -182,8 +182,8 @@ def _row_table(rows: Sequence[Row]) -> str:
 def _published_table() -> str:
     columns = {"psnr": "psnr", "ssim": "ssim", "ms_ssim": "ms_ssim", "lpips": "lpips_alex", "rfid": "rfid"}
     lines = []
-    for each in PUBLISHED:
-        cells = [_text(each.codec), _text(each.data.name), _number(each.size_bytes, "ratio"), _number(each.bpp, "bpp")]
+    for each in published():
+        cells = [_text(each.codec), _text(each.data), _number(each.size_bytes, "ratio"), _number(each.bpp, "bpp")]
         cells += [_number(getattr(each, name), columns[name], why="not given") for name in columns]
         lines.append(f"<tr>{''.join([*cells, _text(each.source)])}</tr>\n")
     labels = ("PSNR (dB)", "SSIM", "MS-SSIM", "LPIPS (trunk not given)", "rFID")

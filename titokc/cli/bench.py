@@ -56,8 +56,10 @@ def bench() -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many pictures.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes that search and measure. [default: one a core]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
-@click.option("--metric-weights", type=click.Path(path_type=Path), help="Where LPIPS's and Inception's weights are.")
-@click.option("--download-weights", is_flag=True, help="Download those that are missing.")
+@click.option(
+    "--metric-weights", "weights", type=click.Path(path_type=Path), help="Folder of LPIPS and Inception weights."
+)
+@click.option("--download-weights", "download", is_flag=True, help="Download those that are missing.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Where searches are kept.")
 @click.option(
     "--gallery", type=click.IntRange(min=0), default=100, show_default=True, help="Most pictures on the page."
@@ -65,7 +67,19 @@ def bench() -> None:
 @click.option("--restart", is_flag=True, help="Measure everything again.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no table.")
 @click.pass_context
-def run(ctx: click.Context, source: Path, **options: Any) -> None:
+def run(
+    ctx: click.Context,
+    source: Path,
+    output: Path | None,
+    codecs: str | None,
+    budgets: str,
+    metrics: str | None,
+    jobs: int | None,
+    cache: Path | None,
+    gallery: int,
+    quiet: bool,
+    **settings: Any,
+) -> None:
     """Measure the pictures of a folder."""
     from titokc.bench.contenders.cache import default_cache
     from titokc.bench.runner import Settings
@@ -75,29 +89,14 @@ def run(ctx: click.Context, source: Path, **options: Any) -> None:
     _need("matplotlib", "scipy")
     if not source.exists():
         raise InputError(f"{source} is not there")
-    output = options["output"] or Path(f"bench-{source.resolve().stem}")
-    codecs, absent = _codecs(options["codecs"])
-    metrics = parse_metrics(options["metrics"]) if options["metrics"] else USUAL
-    settings = Settings(
-        source=source,
-        output=output,
-        codecs=codecs,
-        budgets=_budgets(options["budgets"]),
-        crop=options["crop"],
-        metrics=metrics,
-        limit=options["limit"],
-        jobs=options["jobs"] or os.cpu_count() or 1,
-        restart=options["restart"],
-        device=options["device"],
-        weights=options["metric_weights"],
-        download=options["download_weights"],
-        cache=options["cache"] or default_cache(),
-    )
-    with _Progress(options["quiet"]) as progress:
-        outcome = measure(settings, progress.show)
-    if outcome.measured:
-        text = _write_all(output, options["gallery"])
-    if not options["quiet"] and outcome.measured:
+    output = output or Path(f"bench-{source.resolve().stem}")
+    specs, absent = _codecs(codecs)
+    settings |= {"metrics": parse_metrics(metrics) if metrics else USUAL, "cache": cache or default_cache()}
+    settings |= {"budgets": _budgets(budgets), "jobs": jobs or os.cpu_count() or 1}
+    with _Progress(quiet) as progress:
+        outcome = measure(Settings(source, output, specs, **settings), progress.show)
+    text = _write_all(output, gallery) if outcome.measured else ""
+    if text and not quiet:
         click.echo(text)
         for note in outcome.notes:
             click.echo(note)
@@ -106,7 +105,7 @@ def run(ctx: click.Context, source: Path, **options: Any) -> None:
         click.echo(f"\n{output / 'report.html'}")
     for name, why in outcome.failed.items():
         complain(why, name)
-    asked_for = [name for name in outcome.unavailable if options["metrics"] and options["metrics"] != "all"]
+    asked_for = [name for name in outcome.unavailable if metrics and metrics != "all"]
     for name in asked_for:
         complain(outcome.unavailable[name], f"{METRICS[name].label} n/a")
     if outcome.failed:

@@ -1,7 +1,6 @@
 """`titokc encode`: parses, calls `titokc.codec`, names the results."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import click
@@ -48,17 +47,10 @@ def encode(
     inputs: tuple[str, ...],
     output: str | None,
     model: str | None,
-    tokens: int | None,
-    tiles: str | None,
-    target_size: int | None,
-    target_psnr: float | None,
-    target_ssim: float | None,
-    effort: int,
     bare: bool,
     base64: bool,
-    background: str,
-    psnr: bool,
     options: BatchOptions,
+    **chosen: Any,
 ) -> None:
     """Pictures -> .tok files.
 
@@ -79,22 +71,6 @@ def encode(
             notes.append("stdin: more than one picture, only the first is encoded")
         return data
 
-    def convert(sources: list[Path | bytes]) -> Iterator[Any]:
-        return codec.encode_many(
-            sources,
-            tokens=tokens,
-            tiles=tiles,
-            target_size=target_size,
-            target_psnr=target_psnr,
-            target_ssim=target_ssim,
-            effort=effort,
-            background=background,
-            form=form,
-            psnr=psnr,
-            details=True,
-            return_errors=True,
-        )
-
     def describe(_: bytes, encoded: Encoded) -> dict[str, Any]:
         fields = fields_of(encoded.header, len(encoded.data))
         if encoded.psnr is not None:
@@ -103,7 +79,7 @@ def encode(
 
     code = run(
         tasks,
-        convert,
+        partial(codec.encode_many, form=form, details=True, return_errors=True, **chosen),
         to_bytes=lambda encoded, _: encoded.data,
         describe=describe,
         tell=tell,
