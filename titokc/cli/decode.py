@@ -1,6 +1,6 @@
 """`titokc decode`: parses, calls `titokc.codec`, names the results."""
 
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,13 @@ def decode(
     inputs: tuple[str, ...],
     output: str | None,
     model: str | None,
+    size: tuple[int, int] | None,
+    look: str,
+    partial: bool,
     bare: bool,
     base64: bool,
+    tiles: str,
     options: BatchOptions,
-    **chosen: Any,
 ) -> None:
     """.tok files -> pictures.
 
@@ -74,6 +77,11 @@ def decode(
     progress = Progress(options.quiet)
     codec = options.codec(model, progress.tiles)
 
+    def convert(sources: list[Path | bytes]) -> Iterator[Any]:
+        return codec.decode_many(
+            sources, size=size, look=look, partial=partial, form=form, tiles=tiles, details=True, return_errors=True
+        )
+
     def to_bytes(decoded: Decoded, task: Task) -> bytes:
         from titokc.imaging import picture_bytes
 
@@ -86,11 +94,11 @@ def decode(
 
     def check(source: Path) -> None:
         if form == "tok":
-            read_header(read_bytes(source, MAX_FILE_SIZE), partial=chosen["partial"], limits=options.limits)
+            read_header(read_bytes(source, MAX_FILE_SIZE), partial=partial, limits=options.limits)
 
     code = run(
         tasks,
-        partial(codec.decode_many, form=form, details=True, return_errors=True, **chosen),
+        convert,
         to_bytes,
         describe=describe,
         tell=lambda fields: f"{fields['width']}x{fields['height']}, ",
