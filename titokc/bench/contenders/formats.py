@@ -41,6 +41,7 @@ class JPEG(Format):
     progressive = False
     ladder = tuple(range(1, 96))
     variants = tuple({"tables": tables, "chroma": chroma} for chroma in ("4:2:0", "4:4:4") for tables in (1, 2))
+    sizes_by_variant = True  # strong colours in full: 1.8 dB, in a picture of less than half the side
 
     @property
     def version(self) -> str:
