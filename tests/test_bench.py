@@ -25,7 +25,7 @@ from titokc.bench.report import write_report
 from titokc.bench.rows import Rows, read_report
 from titokc.bench.runner import Settings, run
 from titokc.bench.summary import summarise
-from titokc.bench.tables import summary_text, text_table
+from titokc.bench.tables import Table, summary_text, words
 from titokc.cli.bench import bench
 from titokc.codec import Codec
 from titokc.errors import InputError, UsageError
@@ -295,7 +295,7 @@ def test_terminal_tables(report):
     assert "at most 108 bytes" in text
     assert "jpeg: none (the smallest file seen is" in text
     assert "native size, lowest quality" in text
-    assert text_table(["", "x"], [["ab", "1"], ["c", "22"]]) == "     x\nab   1\nc   22"
+    assert Table(["", "x"], [[words("ab"), words(1)], [words("c"), words(22)]]).text() == "     x\nab   1\nc   22"
 
 
 def test_distances_of_few_vectors_are_said_to_be_that(report):

@@ -21,7 +21,7 @@ def processes(count: int) -> Iterator[Executor]:
     if count == 1:
         pool = ThreadPoolExecutor(1)
     else:
-        pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin)
+        pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=begin)
         os.environ.update(dict.fromkeys(_THREADS, "1"))  # read when a process starts
     try:
         yield pool
@@ -34,7 +34,7 @@ def processes(count: int) -> Iterator[Executor]:
                 os.environ[name] = value
 
 
-def _begin() -> None:
+def begin() -> None:
     """Ctrl-C reaches the whole group: a worker ends at once and says nothing, the parent reports. Killed, it cannot."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -1,35 +1,45 @@
-"""Peak memory of a codec: `python -m titokc.bench.memory CODEC DEVICE PICTURE POINT` in a fresh process prints it."""
+"""Peak memory of a codec, as a fresh process has it that encodes and decodes one picture."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
-import threading
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+
+from PIL import Image
 
 from titokc.bench.contenders.interface import Point
+from titokc.processes import begin
 
 TIME_LIMIT_S = 600
 
 
 def peak_memory_mb(spec: str, device: str, picture: Path, point: Point) -> float | None:
     """The largest resident size, in 10^6 bytes, of a process that encodes and decodes `picture`; None if it fails."""
-    command = [sys.executable, "-m", "titokc.bench.memory", spec, device, str(picture), json.dumps(point)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command_line: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, text=True, env=environment, **command_line) as process:
-        try:
-            failed = process.wait(TIME_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            failed = True
-        if failed:
-            process.kill()
-            return None
-        assert process.stdout is not None
-        return float(process.stdout.read()) / 1e6
+    spawn = get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_measure, args=(sender, spec, device, picture, point))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv() / 1e6 if receiver.poll(TIME_LIMIT_S) else None
+    except EOFError:
+        return None
+    finally:
+        process.kill()
+        process.join()
+
+
+def _measure(sender: Connection, spec: str, device: str, picture: Path, point: Point) -> None:
+    begin()
+    from titokc.bench.contenders import open_contender
+
+    with suppress(Exception), Image.open(picture) as image:
+        codec = open_contender(spec, device)
+        codec.decode(codec.encode(image.convert("RGB"), point)).load()
+        sender.send(_peak_bytes())
 
 
 def _peak_bytes() -> int:
@@ -46,19 +56,3 @@ def _peak_bytes() -> int:
     else:
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit)
-
-
-def _main(spec: str, device: str, picture: str, point: str) -> None:
-    from PIL import Image
-
-    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()  # its parent is gone
-    from titokc.bench.contenders import open_contender
-
-    codec = open_contender(spec, device)
-    with Image.open(picture) as image:
-        codec.decode(codec.encode(image.convert("RGB"), json.loads(point))).load()
-    sys.stdout.write(f"{_peak_bytes()}\n")
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

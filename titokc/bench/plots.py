@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from titokc.bench.columns import OF_GROUPS, used
 from titokc.bench.rows import FLOOR
-from titokc.bench.summary import MEANS, SET_METRICS, Group, curve_of
+from titokc.bench.summary import Group, curve_of
 from titokc.files import write_atomic
 from titokc.judge.table import METRICS
 
@@ -23,8 +24,7 @@ FLOORS_WITHIN = 3  # times the largest budget: farther ones would squeeze everyt
 
 def plotted(summary: dict[str, Any]) -> list[str]:
     """The metrics that some codec has values of."""
-    names = [name for name in (*MEANS, *SET_METRICS) if name in METRICS]
-    return [name for name in names if any(name in group["mean"] for group in summary["groups"])]
+    return used([name for name in OF_GROUPS if name in METRICS], (group["mean"] for group in summary["groups"]))
 
 
 def draw(summary: dict[str, Any], name: str, formats: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -18,11 +18,12 @@ from typing import Any
 
 from PIL import Image
 
-from titokc.bench.columns import COLUMNS, OF_GROUPS, OF_ROWS, shown, used
+from titokc.bench.columns import COLUMNS, OF_ROWS, used
 from titokc.bench.plots import draw, plotted
 from titokc.bench.published import published
 from titokc.bench.rows import EQUAL_BYTES, FLOOR, Row, picture_path
-from titokc.bench.summary import Group, notes
+from titokc.bench.summary import notes
+from titokc.bench.tables import Table, bjontegaard_table, bytes_of, difference_table, group_table, number, words
 from titokc.files import write_atomic
 from titokc.judge.table import METRICS, PICTURE_METRICS
 
@@ -38,25 +39,26 @@ def write_report(
     gallery: int = DEFAULT_GALLERY,
 ) -> Path:
     """Writes report.html into `folder`. `gallery`: at most so many pictures, those that the first model does worst."""
-    shown, note = _gallery_names(rows, summary, gallery)
+    names, note = _gallery_names(rows, summary, gallery)
+    equal, floors = ([group for group in summary["groups"] if group["view"] == view] for view in (EQUAL_BYTES, FLOOR))
     page = Template(_asset("report.html")).substitute(
         title=escape(f"titokc bench: {summary['pictures']} pictures, crop {summary['crop']}"),
         lead=escape(_lead(summary)),
         style=_asset("report.css"),
         script=_asset("report.js"),
-        equal=_group_table([group for group in summary["groups"] if group["view"] == EQUAL_BYTES], summary),
+        equal=group_table(equal, summary).html([group["kind"] for group in equal]),
         notes="".join(f"<p><b>{escape(note)}</b></p>" for note in notes(summary)),
-        floors=_group_table([group for group in summary["groups"] if group["view"] == FLOOR], summary),
-        differences=_difference_table(summary["comparisons"]),
-        bjontegaard=_bjontegaard_table(summary["bjontegaard"]),
+        floors=group_table(floors, summary).html(),
+        differences=difference_table(summary["comparisons"], {"best baseline": "baseline"}).html(),
+        bjontegaard=bjontegaard_table(summary["bjontegaard"]).html(),
         plots="\n".join(_plot(summary, name) for name in plotted(summary)),
         row_count=len(rows),
-        rows=_row_table(rows),
-        published=_published_table(),
+        rows=_row_table(rows).html(),
+        published=_published_table().html(),
         protocol=_protocol(summary, environment),
         gallery_quality=GALLERY_QUALITY,
         gallery_note=escape(note),
-        data=_json_in_html(_gallery(folder, rows, summary, shown)),
+        data=_json_in_html(_gallery(folder, rows, summary, names)),
     )
     write_atomic(folder / "report.html", page.encode())
     return folder / "report.html"
@@ -82,112 +84,31 @@ def _lead(summary: dict[str, Any]) -> str:
     return "PSNR: " + "; ".join(parts) + "." if parts else "No model and baseline share a budget."
 
 
-def _number(value: float | None, name: str, interval: Sequence[float] | None = None, why: str = "") -> str:
-    """A table cell."""
-    if value is None:
-        return f'<td class="missing" title="{escape(why)}">n/a</td>'
-    between = f" <small>[{shown(name, interval[0])}, {shown(name, interval[1])}]</small>" if interval else ""
-    return f'<td data-value="{value!r}" title="{escape(why)}">{shown(name, value)}{between}</td>'
-
-
-def _text(value: object) -> str:
-    return f'<td class="text">{escape(str(value))}</td>'
-
-
-def _table(headings: Sequence[str], rows: Iterable[str]) -> str:
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{"".join(rows)}</tbody></table></div>'
-
-
-def _group_table(groups: Sequence[Group], summary: dict[str, Any]) -> str:
-    unavailable = summary["unavailable"]
-    names = used(OF_GROUPS, (group["mean"] for group in groups))
-    memory = summary["peak_memory"]
-    headings = ["codec", "budget", "pictures", *(COLUMNS[name].heading for name in names)]
-    rows = []
-    for group in groups:
-        why = group["reason"] or "not measured"
-        cells = [_text(group["codec"]), _number(group["budget"], "ratio"), _counted(group)]
-        cells += [
-            _number(
-                group["mean"].get(name),
-                name,
-                group["interval"].get(name),
-                group["notes"].get(name) or ("" if name in group["mean"] else unavailable.get(name, why)),
-            )
-            for name in names
-        ]
-        cells += [_number(memory.get(group["codec"]), "peak_memory")] if memory else []
-        rows.append(f'<tr class="{escape(group["kind"])}">{"".join(cells)}</tr>\n')
-    return _table([*headings, METRICS["peak_memory"].label] if memory else headings, rows)
-
-
-def _counted(group: Group) -> str:
-    total = group["count"] + group["without_file"]
-    text = str(total) if not group["without_file"] else f"{group['count']} of {total}"
-    return f'<td data-value="{group["count"]}" title="{escape(group["reason"] or "")}">{text}</td>'
-
-
-def _difference_table(comparisons: Sequence[dict[str, Any]]) -> str:
-    rows = []
-    for each in comparisons:
-        text, low, high = (shown(each["metric"], each[name], "+") for name in ("mean", "low", "high"))
-        interval = f" <small>[{low}, {high}]</small>"
-        cells = [_text(each["codec"]), _number(each["budget"], "ratio"), _text(METRICS[each["metric"]].label)]
-        cells += [_text(each["baseline"])]
-        cells.append(
-            f'<td data-value="{each["mean"]!r}">{f"<b>{text}</b>" if each["significant"] else text}{interval}</td>'
-        )
-        cells.append(f'<td data-value="{each["wins"]}">{each["wins"]} of {each["count"]}</td>')
-        p_value = each["p_value"]
-        cells.append(
-            '<td class="missing">n/a</td>' if p_value is None else f'<td data-value="{p_value!r}">{p_value:.2g}</td>'
-        )
-        rows.append(f"<tr>{''.join(cells)}</tr>\n")
-    return _table(["codec", "budget", "metric", "best baseline", "difference", "better on", "Wilcoxon p"], rows)
-
-
-def _bjontegaard_table(deltas: Sequence[dict[str, Any]]) -> str:
-    why = "the curves do not overlap, or have fewer than three points"
-    rows = []
-    for each in deltas:
-        cells = [_text(each["codec"]), _text(each["baseline"])]
-        cells += [_number(each["bd_rate_percent"], "encode_ms", why="" if each["bd_rate_percent"] is not None else why)]
-        cells += [_number(each["bd_psnr_db"], "psnr", why="" if each["bd_psnr_db"] is not None else why)]
-        rows.append(f"<tr>{''.join(cells)}</tr>\n")
-    return _table(["codec", "baseline", "BD-rate %", "BD-PSNR dB"], rows)
-
-
 def _plot(summary: dict[str, Any], name: str) -> str:
     uri = _uri(draw(summary, name, ["svg"])["svg"], "image/svg+xml")
     return f'<img class="plot" alt="{escape(METRICS[name].label)} over bytes" src="{uri}">'
 
 
-def _row_table(rows: Sequence[Row]) -> str:
+def _row_table(rows: Sequence[Row]) -> Table:
     names = used([name for name in OF_ROWS if name != "ratio"], rows)
     lines = []
     for row in rows:
-        point = ", ".join(f"{key} {value}" for key, value in (row["point"] or {}).items())
-        cells = [_text(row["image"]), _text(row["codec"]), _text(row["view"])]
-        cells.append(_number(row["budget"], "ratio", why="no budget"))
-        cells += [
-            _number(row.get(name), name, why="" if row.get(name) is not None else row["reason"] or "") for name in names
-        ]
-        cells.append(_text(point if row["reason"] is None else row["reason"]))
-        lines.append(f"<tr>{''.join(cells)}</tr>\n")
-    labels = [COLUMNS[name].heading for name in names]
-    return _table(["picture", "codec", "view", "budget", *labels, "setting"], lines)
+        setting = row["reason"] or ", ".join(f"{key} {value}" for key, value in row["point"].items())
+        line = [words(row["image"]), words(row["codec"]), bytes_of(row["budget"])]
+        line += [number(row.get(name), name, why=row["reason"] or "") for name in names]
+        lines.append([*line, words(setting)])
+    return Table(["picture", "codec", "budget", *(COLUMNS[name].heading for name in names), "setting"], lines)
 
 
-def _published_table() -> str:
+def _published_table() -> Table:
     columns = {"psnr": "psnr", "ssim": "ssim", "ms_ssim": "ms_ssim", "lpips": "lpips_alex", "rfid": "rfid"}
     lines = []
     for each in published():
-        cells = [_text(each.codec), _text(each.data), _number(each.size_bytes, "ratio"), _number(each.bpp, "bpp")]
-        cells += [_number(getattr(each, name), columns[name], why="not given") for name in columns]
-        lines.append(f"<tr>{''.join([*cells, _text(each.source)])}</tr>\n")
+        line = [words(each.codec), words(each.data), number(each.size_bytes, "ratio"), number(each.bpp, "bpp")]
+        line += [number(getattr(each, name), column, why="not given") for name, column in columns.items()]
+        lines.append([*line, words(each.source)])
     labels = ("PSNR (dB)", "SSIM", "MS-SSIM", "LPIPS (trunk not given)", "rFID")
-    return _table(["codec", "data", "bytes", "bpp", *labels, "source"], lines)
+    return Table(["codec", "data", "bytes", "bpp", *labels, "source"], lines)
 
 
 def _protocol(summary: dict[str, Any], environment: dict[str, Any]) -> str:
@@ -214,17 +135,17 @@ def _gallery_names(rows: Sequence[Row], summary: dict[str, Any], most: int) -> t
     if len(names) <= most:
         return names, ""
     first = next((group["codec"] for group in summary["groups"] if group["kind"] == "model"), rows[0]["codec"])
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, list[float]] = {name: [] for name in names}
     for row in rows:
         if row["codec"] == first and row.get("psnr") is not None:
-            scores.setdefault(row["image"], []).append(row["psnr"])
-    worst = sorted(names, key=lambda name: sum(scores.get(name, [])) / max(1, len(scores.get(name, []))))
+            scores[row["image"]].append(row["psnr"])
+    worst = sorted(names, key=lambda name: sum(scores[name]) / max(1, len(scores[name])))
     return sorted(worst[:most]), f"Of {len(names)}, the {most} with the lowest PSNR of {first}."
 
 
 def _gallery(folder: Path, rows: Sequence[Row], summary: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """What the page's script shows."""
-    names_used = used(PICTURE_METRICS, rows)
+    metrics = used(PICTURE_METRICS, rows)
     images: dict[str, dict[str, Any]] = {}
     for row in rows:
         name, budget = row["image"], row["budget"]
@@ -237,22 +158,16 @@ def _gallery(folder: Path, rows: Sequence[Row], summary: dict[str, Any], names: 
         entry: dict[str, Any] = {"reason": row["reason"]}
         path = picture_path(folder, row["codec"], budget, name)
         if row["reason"] is None and path.exists():
-            entry = {"uri": _picture_uri(path), "bytes": row["bytes"]}
-            entry |= {metric: row.get(metric) for metric in names_used}
+            entry = {"uri": _picture_uri(path), **{field: row.get(field) for field in ("bytes", *metrics)}}
         images[name]["files"].setdefault(row["codec"], {})[str(budget)] = entry
     equal = [group for group in summary["groups"] if group["view"] == EQUAL_BYTES]
     models_first = sorted(equal, key=lambda group: group["kind"] != "model")
+    fields = {"label": "heading", "digits": "digits", "higher": "higher_is_better"}
     return {
         "codecs": list(dict.fromkeys(group["codec"] for group in models_first)),
         "budgets": sorted({group["budget"] for group in equal}),
         "metrics": [
-            {
-                "name": name,
-                "label": METRICS[name].label,
-                "digits": COLUMNS[name].digits,
-                "higher": METRICS[name].higher_is_better,
-            }
-            for name in names_used
+            {"name": name} | {field: getattr(COLUMNS[name], of) for field, of in fields.items()} for name in metrics
         ],
         "images": [images[name] for name in names if name in images],
     }

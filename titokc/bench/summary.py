@@ -9,10 +9,10 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from titokc.bench.columns import COLUMNS, OF_ROWS, used
 from titokc.bench.rows import EQUAL_BYTES, FLOOR, Row, write_json
 from titokc.bench.statistics import Curve, bd_quality, bd_rate, bootstrap_interval, paired_difference
 from titokc.files import write_atomic
@@ -20,7 +20,6 @@ from titokc.judge.pixels import IDENTICAL_PSNR
 from titokc.judge.table import METRICS, PICTURE_METRICS, SET_METRICS, set_note
 
 EXPLAINED = ("eld", "fd_lite0", "smooth", "busy")  # whose names are not the field's
-MEANS = ("bytes", "bpp", "ratio", *PICTURE_METRICS, "encode_ms", "decode_ms")
 
 Group = dict[str, Any]
 
@@ -45,25 +44,40 @@ def summarise(rows: Iterable[Row], sets: Sequence[dict[str, Any]], environment: 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """summary.json and summary.csv."""
     write_json(folder / "summary.json", summary)
-    names = [name for name in (*MEANS, *SET_METRICS) if any(name in group["mean"] for group in summary["groups"])]
+    names = used((*OF_ROWS, *SET_METRICS), (group["mean"] for group in summary["groups"]))
+    ends = [name for name in names if name in PICTURE_METRICS]
+    fields = ("codec", "version", "view", "budget", "count", "without_file")
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
-    columns = [
-        part
-        for name in names
-        for part in ([name, f"{name}_low", f"{name}_high"] if name in PICTURE_METRICS else [name])
-    ]
-    table.writerow(["codec", "version", "view", "budget", "pictures", "without_file", *columns])
+    headings = [part for name in names for part in (name, *((f"{name}_low", f"{name}_high") if name in ends else ()))]
+    table.writerow([*("pictures" if field == "count" else field for field in fields), *headings])
     for group in summary["groups"]:
-        values: list[Any] = []
+        values: list[Any] = [group[field] for field in fields]
         for name in names:
-            value = group["mean"].get(name)
-            values.append(value)
-            if name in PICTURE_METRICS:
-                values += group["interval"].get(name, [None, None])
-        start = [group[name] for name in ("codec", "version", "view", "budget", "count", "without_file")]
-        table.writerow([*start, *values])
+            values += [group["mean"].get(name), *(group["interval"].get(name, [None, None]) if name in ends else [])]
+        table.writerow(values)
     write_atomic(folder / "summary.csv", stream.getvalue().encode())
+
+
+def by_point(rows: Iterable[Row]) -> dict[tuple[str, str, int | None], dict[str, Row]]:
+    """The files that were made, by picture, of each codec, view and budget."""
+    points: dict[tuple[str, str, int | None], dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        if row["reason"] is None:
+            points[row["codec"], row["view"], row["budget"]][row["image"]] = row
+    return points
+
+
+def difference(rows: dict[str, Row], others: dict[str, Row], metric: str) -> dict[str, Any] | None:
+    """rows - others by a metric, on the pictures where both have it ("first": the others' mean there); None without."""
+    both = [(row.get(metric), others[name].get(metric)) for name, row in rows.items() if name in others]
+    pairs = [(a, b) for a, b in both if a is not None and b is not None]
+    if not pairs:
+        return None
+    second, first = zip(*pairs, strict=True)
+    found = paired_difference(second, first, COLUMNS[metric].higher_is_better)
+    means = {"first": sum(first) / len(first), "second": sum(second) / len(second)}
+    return {"metric": metric, **means, **vars(found), "significant": found.significant}
 
 
 def notes(summary: dict[str, Any]) -> list[str]:
@@ -95,7 +109,7 @@ def _groups(rows: Sequence[Row], sets: Sequence[dict[str, Any]]) -> list[Group]:
         group["exact"] = sum(row.get("psnr") == IDENTICAL_PSNR for row in made)
         group["reason"] = next((row["reason"] for row in members if row["reason"]), None)
         group["mean"], group["interval"] = {}, {}
-        for name in MEANS:
+        for name in OF_ROWS:
             values = [row[name] for row in made if row.get(name) is not None]
             if values and len(values) == len(made):
                 group["mean"][name] = sum(values) / len(values)
@@ -117,31 +131,19 @@ def _is_of(entry: dict[str, Any], rows: Sequence[Row]) -> bool:
 
 def _comparisons(rows: Sequence[Row], groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Each model against the best baseline at its budget, metric by metric, on the pictures that both have."""
-    values = {(row["codec"], row["budget"], row["image"]): row for row in rows if row["view"] == EQUAL_BYTES}
+    points = by_point(row for row in rows if row["view"] == EQUAL_BYTES)
     found = []
     for group in groups:
-        if group["kind"] != "model":
+        if group["kind"] != "model" or group["view"] != EQUAL_BYTES:
             continue
+        codec, budget = group["codec"], group["budget"]
         for name in PICTURE_METRICS:
-            best = _best_baseline(groups, group["budget"], name)
+            best = _best_baseline(groups, budget, name)
             if best is None or name not in group["mean"]:
                 continue
-            pairs = [
-                (row[name], other[name])
-                for (codec, budget, image), row in values.items()
-                if (codec, budget) == (group["codec"], group["budget"])
-                and row.get(name) is not None
-                and (other := values.get((best["codec"], budget, image))) is not None
-                and other.get(name) is not None
-            ]
-            if pairs:
-                ours, theirs = zip(*pairs, strict=True)
-                difference = paired_difference(ours, theirs, METRICS[name].higher_is_better)
-                found.append(
-                    {"codec": group["codec"], "budget": group["budget"], "metric": name, "baseline": best["codec"]}
-                    | asdict(difference)
-                    | {"significant": difference.significant}
-                )
+            others = points[best["codec"], EQUAL_BYTES, budget]
+            if (entry := difference(points[codec, EQUAL_BYTES, budget], others, name)) is not None:
+                found.append({"codec": codec, "budget": budget, "baseline": best["codec"], **entry})
     return found
 
 
