@@ -27,13 +27,13 @@ from titokc.models.nano.tokenizer import NanoTokenizer
 from titokc.models.nano.transform import OPPONENT, dct_matrix
 
 THUMB, COUNTS = 64, (8, 16, 32, 64, 96, 128)
-_OPPONENT = torch.tensor(OPPONENT, dtype=torch.float32)
+_OPPONENT = torch.from_numpy(OPPONENT)
 
 
 def spectrum(pixels: NDArray[np.uint8]) -> Tensor:
     """uint8 [S, S, 3] -> float32 [3, 64, 64]: what nano's analysis makes of it."""
     side = len(pixels)
-    matrix = dct_matrix(side, min(THUMB, side))
+    matrix = torch.from_numpy(dct_matrix(side, min(THUMB, side)))
     centred = torch.from_numpy(pixels).float().permute(2, 0, 1) / 255 - 0.5
     return matrix @ torch.einsum("dc,chw->dhw", _OPPONENT, centred) @ matrix.T / side
 

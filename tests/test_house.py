@@ -51,7 +51,6 @@ TORCH = (
     "models/",
     "engines/torch.py",
     "weights/tensors.py",
-    "weights/int8.py",
     "train/",
     "judge/networks.py",
     "judge/inception.py",

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from titokc.errors import ContainerError, UsageError
+from titokc.errors import UsageError
 from titokc.models.nano.config import NanoConfig
 from titokc.models.nano.tokenizer import NanoTokenizer
 from titokc.models.nano.transform import dct_matrix, resizing
@@ -45,17 +45,17 @@ def fitted() -> NanoTokenizer:
 
 
 def resize(images: torch.Tensor, size: int) -> torch.Tensor:
-    matrix = resizing(images.shape[-1], size)
+    matrix = torch.from_numpy(resizing(images.shape[-1], size))
     return matrix @ images @ matrix.T
 
 
 def test_dct_of_two_points() -> None:
     half = 1 / math.sqrt(2)
-    torch.testing.assert_close(dct_matrix(2, 2), torch.tensor([[half, half], [half, -half]]))
+    torch.testing.assert_close(torch.from_numpy(dct_matrix(2, 2)), torch.tensor([[half, half], [half, -half]]))
 
 
 def test_dct_is_orthonormal() -> None:
-    matrix = dct_matrix(64, 64)
+    matrix = torch.from_numpy(dct_matrix(64, 64))
     torch.testing.assert_close(matrix @ matrix.T, torch.eye(64), atol=1e-5, rtol=0)
 
 
@@ -111,11 +111,6 @@ def test_a_picture_has_the_same_tokens_alone_and_among_others(fitted: NanoTokeni
 def test_token_counts_outside_the_range_are_refused(fitted: NanoTokenizer, count: int) -> None:
     with pytest.raises(UsageError, match=f"{count} tokens asked for, this model makes 2..6"):
         fitted.encode(pictures(1, 0), count)
-
-
-def test_foreign_indices_are_refused(fitted: NanoTokenizer) -> None:
-    with pytest.raises(ContainerError, match=r"0\.\.31"):
-        fitted.decode(torch.tensor([[0, 32]]))
 
 
 @pytest.mark.parametrize("side", [16, 32])

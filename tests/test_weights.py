@@ -423,7 +423,7 @@ def test_a_failed_save_leaves_the_old_model_and_no_litter(
         path.write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(tensors, "save_file", fail)
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
         weights.save(model, folder, overwrite=True)
     assert weights.load(folder).weights_fingerprint == before

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from titokc import weights
 from titokc.models.nano.config import NanoConfig
 from titokc.models.nano.tokenizer import NanoTokenizer
-from titokc.weights.int8 import compact, expand
+from titokc.weights.tensors import compact, expand
 
 TINY = NanoConfig(32, 16, 4, 96, 6, 2, 32, 3, 8, 2, 16, 2, 1)
 

@@ -48,11 +48,10 @@ def write_parquet(samples: Samples, info: ModelInfo, limits: Limits) -> bytes:
     rows = []
     for key, data in samples:
         header, indices = unpack(data, limits=limits)
-        rows.append((key, header.width, header.height, indices, header.model, info.code.hex()))
+        values = (key, header.width, header.height, indices, header.model, info.code.hex())
+        rows.append(dict(zip(schema().names, values, strict=True)))
     out = io.BytesIO()
-    columns = zip(*rows, strict=True) if rows else [()] * len(schema())
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema(), strict=True)]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema()), out, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema()), out, compression="zstd")
     return out.getvalue()
 
 

@@ -7,11 +7,10 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cached_property, partial
+from contextlib import contextmanager, nullcontext
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from titokc.models.nano.config import CODE_VERSION, NanoConfig
 from titokc.models.nano.natural_numpy import Generator
 from titokc.models.nano.numpy import Decoder, Transform, pixels, planes
 from titokc.models.nano.search import ROUNDS, search
+from titokc.models.shared import Shared
 from titokc.weights import arrays
 from titokc.weights.fingerprint import line, of_code
 from titokc.weights.places import noted
@@ -74,13 +74,11 @@ class LightEngine:
             raise WeightsError(f"{self.info.name}: the tensors do not fit the configuration: {error}") from error
 
     def encode(self, tiles: np.ndarray, tokens: int, effort: int) -> np.ndarray:
-        """See `Engine.encode`."""
         if effort:
             _ = self._decoder  # once, not in each thread
         return self._side_by_side(partial(self._encode, tokens=tokens, effort=effort), tiles)
 
     def decode(self, tokens: np.ndarray, look: str) -> np.ndarray:
-        """See `Engine.decode`."""
         assert look in self.info.looks
         _ = self._generator if look == "natural" else self._decoder  # once, not in each thread
         return self._side_by_side(partial(self._decode, look=look), tokens)
@@ -98,7 +96,9 @@ class LightEngine:
         return pixels(self._generator(*self._decoder.with_features(coefficients, len(tokens)), tokens))
 
     def _side_by_side(self, work: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
-        with _one_thread_a_product():
+        # The command line sets this before NumPy is imported, which is faster than to find the library afterwards.
+        is_set = os.environ.get("OPENBLAS_NUM_THREADS") == "1"
+        with nullcontext() if is_set else _one_thread_a_product:
             return np.stack([work(rows[0])] if len(rows) == 1 else list(self._pool.map(work, rows)))
 
 
@@ -155,43 +155,12 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Limit:
-    """NumPy's BLAS at one thread while anybody wants it, by threadpoolctl; the number is the process's own."""
+@cache
+def _blas() -> Any:
+    from threadpoolctl import ThreadpoolController
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._restore: Any = None
-
-    @cached_property
-    def _controller(self) -> Any:
-        from threadpoolctl import ThreadpoolController
-
-        return ThreadpoolController().select(user_api="blas")
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            if not self._users:
-                self._restore = self._controller.limit(limits=1)
-            self._users += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users:
-                    self._restore.restore_original_limits()
+    return ThreadpoolController().select(user_api="blas")
 
 
-_limit = _Limit()
-
-
-@contextmanager
-def _one_thread_a_product() -> Iterator[None]:
-    # The command line sets this before NumPy is imported, which is faster than to find the library afterwards.
-    if os.environ.get("OPENBLAS_NUM_THREADS") == "1":
-        yield
-    else:
-        with _limit():
-            yield
+# The number of threads of NumPy's BLAS is the whole process's.
+_one_thread_a_product = Shared(lambda: _blas().limit(limits=1))

@@ -107,11 +107,9 @@ class TorchEngine:
         return _Crew(self._run, 1, self._threads, 1)
 
     def encode(self, tiles: np.ndarray, tokens: int, effort: int) -> np.ndarray:
-        """See `Engine.encode`."""
         return self._run_all(_Kind(tokens, effort=effort), tiles, self._tokenizer.shares_threads)
 
     def decode(self, tokens: np.ndarray, look: str) -> np.ndarray:
-        """See `Engine.decode`."""
         return self._run_all(_Kind(tokens.shape[1], look=look), tokens, True)
 
     def _run_all(self, kind: _Kind, rows: np.ndarray, may_share: bool) -> np.ndarray:

@@ -82,7 +82,7 @@ def read(
     """
     notes = [] if notes is None else notes
     if isinstance(source, Image.Image):
-        return to_rgb(source, background=background, limits=limits)
+        return to_rgb(source, background, limits)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(source), background, limits, at_least, notes)
     if isinstance(source, (str, os.PathLike)):
@@ -98,18 +98,19 @@ def read(
     return _decode(source, background, limits, at_least, notes)
 
 
-def to_rgb(image: Image.Image, *, background: Background = "white", limits: Limits = DEFAULT_LIMITS) -> Image.Image:
-    """Any Pillow image -> mode RGB, sRGB, 8 bits, upright.
+def to_rgb(
+    image: Image.Image,
+    background: Background = "white",
+    limits: Limits = DEFAULT_LIMITS,
+    notes: list[str] | None = None,
+    colours: Colours | None = None,
+) -> Image.Image:
+    """Any Pillow image -> mode RGB, sRGB, 8 bits, upright. colours: its own, where no ICC profile says them.
 
     The EXIF orientation is applied, an ICC profile converted (one that does not fit its picture is ignored, as
     browsers do), 16-bit samples are rounded to 8, and transparency is laid over `background` (a Pillow colour).
     """
-    return _to_rgb(image, background, limits, [], None)
-
-
-def _to_rgb(
-    image: Image.Image, background: Background, limits: Limits, notes: list[str], colours: Colours | None
-) -> Image.Image:
+    notes = [] if notes is None else notes
     backdrop = _colour(background)
     limits.check(image.size)
     try:
@@ -216,7 +217,7 @@ def _decode(
             notes.append(f"page {number + 1} of {frames}: the first is a small copy ({width}x{height})")
         elif frames > 1:
             notes.append(f"the first of {frames} {'pages' if pages else 'frames'}")
-        return _to_rgb(picture, background, limits, notes, colours)
+        return to_rgb(picture, background, limits, notes, colours)
 
 
 def _start(stream: BinaryIO) -> tuple[BinaryIO, bytes]:

@@ -64,15 +64,12 @@ def read(stream: BinaryIO, limits: Limits) -> Png:
         if kind == b"IEND":
             break
         if kind == b"IDAT" and frames is None:  # which is the first frame, or for those who show no animations
-            frames = _animated(said.get(b"acTL", b"")) + (b"fcTL" not in said)
+            control = said.get(b"acTL", b"")
+            named = struct.unpack(">I", control[:4])[0] if len(control) == 8 else 0
+            frames = named + (b"fcTL" not in said)
     png = Png(b"".join(pieces), frames=frames or 1, notes=notes)
     _colours(png, said)
     return png
-
-
-def _animated(control: bytes) -> int:
-    """The frames that acTL names; none without it."""
-    return struct.unpack(">I", control[:4])[0] if len(control) == 8 else 0
 
 
 def _colours(png: Png, said: dict[bytes, bytes]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from titokc.errors import ContainerError, UsageError
+from titokc.errors import UsageError
 from titokc.models.quantizers import VectorQuantizer
 
 FAITHFUL = "faithful"
@@ -131,16 +131,6 @@ class Tokenizer(nn.Module, ABC):
             raise UsageError(f"{count} tokens asked for, this model makes {made}")
         return count
 
-    def check_indices(self, indices: Tensor) -> None:
-        """ContainerError (as `titokc.payload.check_indices`) unless all indices, if any, are in 0..V-1.
-
-        While a CUDA graph is captured nothing can be asked: those of the runs before were."""
-        if not indices.numel() or (indices.is_cuda and torch.cuda.is_current_stream_capturing()):
-            return
-        lowest, highest = (int(bound) for bound in indices.aminmax())
-        if not 0 <= lowest <= highest < self.codebook_size:
-            raise ContainerError(f"indices {lowest}..{highest}, this model has 0..{self.codebook_size - 1}")
-
     @abstractmethod
     def code(self) -> Code:
         """What the fingerprint in `.tok` files is made of."""
@@ -159,9 +149,8 @@ class Tokenizer(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, tokens: Tensor, look: str = FAITHFUL) -> Tensor:
-        """int64 indices [B, k], 1 <= k <= max_tokens -> float32 RGB [B, 3, S, S], nominally in [0, 1] (not clamped).
-
-        look: one of `looks`.
+        """int64 indices [B, k] in 0..V-1, which callers check -> float32 RGB [B, 3, S, S], nominally in [0, 1] (not
+        clamped). 1 <= k <= max_tokens. look: one of `looks`.
         """
 
     def export_onnx(self, weights: Path, stored: Mapping[str, dict[str, Any]], search: bool) -> None:  # noqa: ARG002

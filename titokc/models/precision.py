@@ -1,7 +1,6 @@
 """Float32 arithmetic that no setting around it can change, in which every tokenizer's quantiser runs; fast products;
 what lies how in memory."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,20 +8,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from titokc.models.shared import Shared
+
 
 def convolution_format(device: torch.device) -> torch.memory_format:
     """How a network's weights lie best: NVIDIA's matrix units want channels last."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
-class _Shared:
-    """torch's settings of products are the whole process's: how many are inside `full_precision`, in all threads, and
-    what the first of them found."""
+@contextmanager
+def _whole_products() -> Iterator[None]:
+    matmul, cudnn_tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = cudnn_tf32
 
-    lock = threading.Lock()
-    inside = 0
-    matmul = "highest"
-    cudnn_tf32 = False
+
+# torch's settings of products are the whole process's.
+_shared = Shared(_whole_products)
 
 
 @contextmanager
@@ -32,22 +37,8 @@ def full_precision(device: torch.device) -> Iterator[None]:
     Tokens are the arg-min over thousands of near neighbours: rounding the latents to fewer bits changes some of them.
     Until the last thread leaves, products in others, which do not ask for it, have full precision too.
     """
-    with _Shared.lock:
-        if not _Shared.inside:
-            _Shared.matmul = torch.get_float32_matmul_precision()
-            _Shared.cudnn_tf32 = torch.backends.cudnn.allow_tf32
-            torch.set_float32_matmul_precision("highest")
-            torch.backends.cudnn.allow_tf32 = False
-        _Shared.inside += 1
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        with _Shared.lock:
-            _Shared.inside -= 1
-            if not _Shared.inside:
-                torch.set_float32_matmul_precision(_Shared.matmul)
-                torch.backends.cudnn.allow_tf32 = _Shared.cudnn_tf32
+    with _shared, torch.autocast(device.type, enabled=False):
+        yield
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:

@@ -34,41 +34,32 @@ class Tally:
 
     The numbers stay on the device until all are fetched at once: each time the host waits for one, a GPU runs idle."""
 
-    def __init__(self, counts: tuple[int, ...]) -> None:
-        self._counts = torch.tensor(counts)
-        self._named: list[tuple[list[str], float]] = []
-        self._values: list[Tensor] = []
-        self._images = dict.fromkeys(counts, 0)
+    def __init__(self, counts: tuple[int, ...], device: torch.device) -> None:
+        self._counts = counts
+        self._sums = {
+            f"{what}/{count}": torch.zeros((), device=device) for what in ("images", "decibels") for count in counts
+        }
 
-    def note(self, names: list[str], values: Tensor, share: float = 1.0) -> None:
-        """Adds each of the values, a scalar or [N], times `share` to the sum of its name."""
-        self._named.append((names, share))
-        self._values.append(values.detach().float().reshape(-1))
-
-    def losses(self, terms: dict[str, Tensor], share: float) -> None:
-        for name, value in terms.items():
-            self.note([f"loss_{name}"], value, share)
+    def add(self, name: str, value: Tensor, share: float = 1.0) -> None:
+        """A scalar times `share` to the sum of its name."""
+        value = share * value.detach().float()
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def quality(self, turn: int, decibels: Tensor, kept: Tensor | None) -> None:
         """PSNR [B] of pictures of `kept` tokens [B] (None: all), each shown under the nearest of the counts."""
-        self.note([f"turn/{turn}"], decibels.sum())
+        self.add(f"turn/{turn}", decibels.sum())
         if turn:
             return
-        tokens = self._counts.max().expand(len(decibels)) if kept is None else kept
-        nearest = self._counts[(tokens[:, None] - self._counts).abs().argmin(1)].tolist()
-        self.note([f"decibels/{count}" for count in nearest], decibels)
-        for count in nearest:
-            self._images[count] += 1
+        tokens = torch.full((len(decibels),), max(self._counts)) if kept is None else kept
+        nearest = (tokens[:, None] - torch.tensor(self._counts)).abs().argmin(1)
+        for at, count in enumerate(self._counts):
+            shown = (nearest == at).to(decibels, non_blocking=True)
+            self.add(f"images/{count}", shown.sum())
+            self.add(f"decibels/{count}", (shown * decibels).sum())
 
     def fetch(self) -> dict[str, float]:
         """The sums by name."""
-        sums = {f"decibels/{count}": 0.0 for count in self._images}
-        sums |= {f"images/{count}": float(images) for count, images in self._images.items()}
-        found = iter(torch.cat(self._values).tolist())
-        for names, share in self._named:
-            for name in names:
-                sums[name] = sums.get(name, 0.0) + share * next(found)
-        return sums
+        return dict(zip(self._sums, torch.stack(list(self._sums.values())).tolist(), strict=True))
 
 
 class _Pass(nn.Module):
@@ -114,7 +105,7 @@ class Gradients:
     def of(self, batch: Batch, phase: Phase, objective: Objective[Any], progress: float) -> Tally:
         """The gradients of one batch, this far in the phase; returns what the log shows. PSNR by token count is
         that of each picture's first pass."""
-        tally = Tally(token_counts(self.tokenizer))
+        tally = Tally(token_counts(self.tokenizer), self.tokenizer.device)
         images = batch.images(self.tokenizer.device)
         counts = self._token_counts(batch.draws)
         passes = 1 + phase.search
@@ -129,7 +120,8 @@ class Gradients:
                     with self.casting():
                         terms = self._spread(objective, shown, phase.search > 0)
                     self.scaler.scale(torch.stack(list(terms.values())).sum() * share).backward()
-                tally.losses(terms, share)
+                for name, value in terms.items():
+                    tally.add(f"loss_{name}", value, share)
                 made = self._pass.made
                 if made is not None:
                     tally.quality(turn, decibels(made.images, part), keep)

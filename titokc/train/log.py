@@ -3,8 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,17 +34,6 @@ class RunLog:
             say("tensorboard is not installed: scalars go to log.jsonl only")
         else:
             self._board = SummaryWriter(str(run / "tensorboard"))
-
-    @classmethod
-    @contextmanager
-    def open(cls, run: Path, say: Callable[[str], None], quiet: bool, first: bool) -> Iterator["RunLog | None"]:
-        """The log while it is used; None for a process that is not the first."""
-        log = cls(run, say, quiet) if first else None
-        try:
-            yield log
-        finally:
-            if log is not None:
-                log.close()
 
     def message(self, text: str, step: int, **values: Any) -> None:
         """An event: said aloud and kept in log.jsonl."""

@@ -241,7 +241,7 @@ class Trainer:
         tally = self._gradients.of(batch, self._phase, self._objective, progress)
         for optimizer in self.optimizers.values():
             self._scaler.unscale_(optimizer)
-        tally.note(["norm"], nn.utils.clip_grad_norm_(self._trained, recipe.clip))
+        tally.add("norm", nn.utils.clip_grad_norm_(self._trained, recipe.clip))
         found = tally.fetch()
         norm = found.pop("norm")
         total = self._agree(found)

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -86,7 +86,8 @@ def start(
             threads = workers or (1 if place.type == "cpu" else os.cpu_count() or 1)
             _say_estimate(recipe, tokenizer, begin, found, autocast, threads, initial is None and not begun, say)
             return
-        with _held(run, recipe, group), RunLog.open(run, say, quiet, group.first) as log:
+        with _held(run, recipe, group), ExitStack() as stack:
+            log = stack.enter_context(closing(RunLog(run, say, quiet))) if group.first else None
             training, validation = image_sets(found, recipe, cache or run / "cache", cache_gib, group, log)
             trainer = Trainer(
                 recipe,

@@ -56,17 +56,18 @@ def validate(
     mine = squares[group.rank :: group.size]
     sums = {f"{name}/{count}": 0.0 for name in ("psnr", "ssim") for count in counts} | {"loss": 0.0}
     histogram = torch.zeros(tokenizer.codebook_size, dtype=torch.int64, device=tokenizer.device)
-    grid = torch.zeros(3, 0, 0)
+    grid = squares.new_zeros(3, 0, 0)
     for start in range(0, len(mine), batch_size):
-        images = mine[start : start + batch_size].to(tokenizer.device).float() / 255
-        rows = [images[:4]]
+        originals = mine[start : start + batch_size]
+        images = originals.to(tokenizer.device).float() / 255
+        rows = [originals[:4]]
         for count in counts:
             made = tokenizer.reconstruct(images, torch.full((len(images),), count))
             sums["loss"] += len(images) * float(error(made.images, images)) / len(counts)
-            for original, picture in zip(_arrays(images), _arrays(made.images), strict=True):
+            for original, picture in zip(arrays(originals), arrays(to_bytes(made.images)), strict=True):
                 sums[f"psnr/{count}"] += psnr(original, picture)
                 sums[f"ssim/{count}"] += ssim(original, picture) or 0.0
-            rows.append(made.images[:4].float().clamp(0, 1))
+            rows.append(to_bytes(made.images[:4]).cpu())
         histogram += torch.bincount(made.indices.flatten(), minlength=tokenizer.codebook_size)
         if start == 0:
             grid = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
@@ -76,7 +77,7 @@ def validate(
     shares = histogram / histogram.sum()
     means["usage"] = float((histogram > 0).float().mean())
     means["perplexity"] = float(torch.special.entr(shares).sum().exp())
-    return means, (grid * 255).round().to(torch.uint8).cpu()
+    return means, grid
 
 
 def described(tokenizer: Tokenizer, found: Mapping[str, float]) -> str:
@@ -88,6 +89,11 @@ def described(tokenizer: Tokenizer, found: Mapping[str, float]) -> str:
     return ", ".join(said) or f"loss {found['loss']:.4g}"
 
 
-def _arrays(images: Tensor) -> np.ndarray:
-    """[B, 3, S, S], clamped to [0, 1] -> uint8 [B, S, S, 3]."""
-    return (images.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+def to_bytes(images: Tensor) -> Tensor:
+    """In [0, 1], clamped to it -> uint8."""
+    return (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def arrays(pictures: Tensor) -> np.ndarray:
+    """uint8 [B, 3, S, S] -> [B, S, S, 3]."""
+    return pictures.permute(0, 2, 3, 1).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Weights as NumPy arrays, for the engine without torch; `titokc.weights.tensors` and `int8` do the same for torch."""
+"""Weights as NumPy arrays, for the engine without torch; `titokc.weights.tensors` does the same for torch."""
 
 from __future__ import annotations
 

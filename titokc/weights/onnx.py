@@ -1,9 +1,7 @@
 """Folders of ONNX graphs for other languages: a model's decoder and its weights, as formats/onnx.md describes them."""
 
-import json
 import os
 import shutil
-import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +9,7 @@ from titokc.errors import OutputError, UsageError
 from titokc.files import staged
 from titokc.weights.arrays import SCALE
 from titokc.weights.load import load_files
-from titokc.weights.places import WEIGHTS_NAMES, locate
+from titokc.weights.places import WEIGHTS_NAMES, header, locate
 
 if TYPE_CHECKING:
     from titokc.models.interface import Tokenizer
@@ -47,16 +45,14 @@ def export(
 def _stored(path: Path) -> dict[str, dict[str, Any]]:
     """Where the tensors of a .safetensors file lie in it: type, shape, offset and length in bytes; of one in 8 bits,
     `scale` is the same of what its rows are multiplied by. UsageError for a type that titokc does not write."""
-    with path.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
+    entries, begin = header(path)
+    entries.pop("__metadata__", None)
     found = {}
-    for name, entry in header.items():
+    for name, entry in entries.items():
         start, stop = entry["data_offsets"]
         if (kind := _TYPES.get(entry["dtype"])) is None:
             raise UsageError(f"{path}: {name} holds {entry['dtype']}, expected F32: titokc models convert writes it")
-        found[name] = {"type": kind, "shape": entry["shape"], "offset": 8 + length + start, "bytes": stop - start}
+        found[name] = {"type": kind, "shape": entry["shape"], "offset": begin + start, "bytes": stop - start}
     for name in [name for name in found if name + SCALE in found]:
         found[name]["scale"] = found.pop(name + SCALE)
     return found

@@ -130,12 +130,16 @@ def noted(weights: Path) -> dict[str, str]:
     """What `titokc.weights.save` noted in a .safetensors file, "code" and "weights", the two fingerprints in hex; empty
     if there is nothing. Not checked here."""
     try:
-        with weights.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length <= _LONGEST_HEADER else {}
-        return {name: str(value) for name, value in header.get("__metadata__", {}).items()}
+        return {name: str(value) for name, value in header(weights)[0].get("__metadata__", {}).items()}
     except (OSError, ValueError, AttributeError, struct.error, RecursionError):
         return {}
+
+
+def header(weights: Path) -> tuple[dict[str, Any], int]:
+    """The JSON at the start of a .safetensors file, and where its tensors begin; as many errors as files can have."""
+    with weights.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        return json.loads(stream.read(length)) if length <= _LONGEST_HEADER else {}, 8 + length
 
 
 def install_dir(name: str) -> Path:

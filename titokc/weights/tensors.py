@@ -1,25 +1,23 @@
-"""Weights files <-> tensors: safetensors, or pickles that can hold nothing but tensors, and whole model directories.
+"""Weights files -> tensors: safetensors, or pickles that can hold nothing but tensors.
 
-`titokc.weights` builds models from what is read here.
+Models that travel inside the package have weights in one byte each: a float tensor NAME of two or more dimensions is
+stored as int8 NAME and float32 NAME.scale, one scale for each row of a matrix, and for each output of a convolution;
+everything else is stored as it is.
 """
 
-import json
-import os
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from titokc.errors import OutputError, WeightsError
-from titokc.files import reason, staged
-from titokc.weights import int8
-from titokc.weights.places import CONFIG_NAME, WEIGHTS_NAMES
+from titokc.errors import WeightsError
+from titokc.files import reason
+from titokc.weights.arrays import SCALE
 
 
 class Uninitialised(TorchFunctionMode):
@@ -43,7 +41,7 @@ def read(path: Path) -> dict[str, Tensor]:
     """
     try:
         if path.suffix == ".safetensors":
-            return int8.expand(load_file(path))
+            return expand(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own text explains how to open it all the same
         what = "it is damaged, or holds other things than tensors, which are never loaded"
@@ -59,15 +57,27 @@ def read(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def write(directory: str | os.PathLike[str], config: Any, tensors: Mapping[str, Tensor], notes: dict[str, str]) -> None:
-    """Writes config.json and model.safetensors with these notes into a folder, where other files stay. OutputError."""
-    try:
-        with staged(directory) as folder:
-            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(plain, folder / WEIGHTS_NAMES[0], {"format": "pt", **notes})
-            (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    except SafetensorError as error:
-        raise OutputError(f"{directory} cannot be written: {error}") from error
+def compact(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices rounded to 8 bits: errors of at most 1/254 of the largest value in the row."""
+    packed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim < 2 or not tensor.is_floating_point():
+            packed[name] = tensor
+            continue
+        scale = (tensor.float().abs().amax(tuple(range(1, tensor.ndim)), keepdim=True) / 127).clamp(min=1e-30)
+        packed[name], packed[name + SCALE] = (tensor.float() / scale).round().to(torch.int8), scale
+    return packed
+
+
+def expand(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Float32 tensors again; what `compact` did not touch stays as it is."""
+    packed = {name for name in tensors if name + SCALE in tensors}
+    scales = {name + SCALE for name in packed}
+    return {
+        name: tensor.float() * tensors[name + SCALE] if name in packed else tensor
+        for name, tensor in tensors.items()
+        if name not in scales
+    }
 
 
 def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: Path) -> None:

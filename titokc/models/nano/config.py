@@ -73,11 +73,9 @@ class NanoConfig:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """See `titokc.models.interface.Config`."""
         return self.min_tokens, self.num_tokens
 
     def to_dict(self) -> dict[str, Any]:
-        """See `titokc.models.interface.Config`."""
         return {"architecture": self.architecture, **asdict(self)}
 
     @classmethod

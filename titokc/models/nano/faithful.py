@@ -7,9 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titokc.models.nano.config import NanoConfig
-
-# Cosines that tell the decoder how many tokens there are.
-_WAVES = 8
+from titokc.models.nano.transform import WAVES
 
 
 class _Block(nn.Module):
@@ -43,7 +41,7 @@ class Decoder(nn.Module):
         self.position = nn.Parameter(torch.randn(config.patches, config.width) * 0.02)
         self.blocks = nn.Sequential(*(_Block(config.width, config.heads) for _ in range(config.layers)))
         self.norm = nn.LayerNorm(config.width)
-        self.count_embed = nn.Linear(_WAVES, config.width)
+        self.count_embed = nn.Linear(WAVES, config.width)
         self.scale = config.image_size // config.thumb_size
         self.lap = config.lap
         lapped = config.patch_size + 2 * config.lap
@@ -58,7 +56,7 @@ class Decoder(nn.Module):
     def features(self, thumbs: Tensor, known: Tensor) -> Tensor:
         """What the ViT makes of the thumbnails, normalised: [B, P, D]."""
         patches = F.pixel_unshuffle(thumbs, self.patch_size).flatten(2).transpose(1, 2)
-        waves = torch.cos(math.pi * known[:, None] * torch.arange(_WAVES, device=known.device))
+        waves = torch.cos(math.pi * known[:, None] * torch.arange(WAVES, device=known.device))
         x = self.embed(4 * patches) + self.count_embed(waves)[:, None]
         return self.norm(self.blocks(x + self.position.to(x.dtype)))
 

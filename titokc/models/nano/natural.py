@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titokc.models.nano.natural_numpy import BLOCKS, FINE_NOISE, NOISE, SCALE, SLOPE, WAVES
+from titokc.models.nano.natural_numpy import BLOCKS, FINE_NOISE, NOISE, SCALE, SLOPE
 from titokc.models.nano.noise import LAST_SHIFT, MIXING, STEP
+from titokc.models.nano.transform import WAVES
 
 NATURAL = "natural"
 

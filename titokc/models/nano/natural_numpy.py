@@ -15,11 +15,11 @@ from numpy.lib.stride_tricks import as_strided
 
 from titokc.models.nano.config import NanoConfig
 from titokc.models.nano.noise import noise
+from titokc.models.nano.transform import WAVES
 
 BLOCKS = 6
 # Channels of noise at a quarter and at a half of the picture's side.
 NOISE, FINE_NOISE = 8, 4
-WAVES = 8
 SLOPE = 0.2
 # What the last layer gives is in tenths.
 SCALE = 0.1

@@ -17,19 +17,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from titokc.models.nano.config import NanoConfig
+from titokc.models.nano.transform import OPPONENT, WAVES, dct_matrix, resizing
 
-# Orthonormal: brightness, red - blue, green - magenta.
-_OPPONENT = np.array(
-    [
-        [1 / math.sqrt(3), 1 / math.sqrt(3), 1 / math.sqrt(3)],
-        [1 / math.sqrt(2), 0, -1 / math.sqrt(2)],
-        [1 / math.sqrt(6), -2 / math.sqrt(6), 1 / math.sqrt(6)],
-    ],
-    np.float32,
-)
 _EPSILON = np.float32(1e-5)
-# Cosines that tell the decoder how many tokens there are.
-WAVES = 8
 
 
 class _Linear(NamedTuple):
@@ -67,25 +57,25 @@ class Transform:
         self.thumb_size = thumb
         self.coded = coded.astype(np.intp)
         self.dct = dct_matrix(thumb, thumb)
-        self.enlarge = (dct_matrix(side, thumb).T @ self.dct) * np.float32(math.sqrt(side / thumb))
+        self.enlarge = resizing(thumb, side)
         # A picture's DCT, cut to the thumbnail's frequencies, is the thumbnail's.
         self.reduce = dct_matrix(side, thumb) * np.float32(math.sqrt(thumb / side))
 
     def analyse(self, planes: np.ndarray) -> np.ndarray:
         """RGB float32 [3, S, S] in 0..1 -> coefficients float32 [C], in units of pixel values."""
         spectrum = self.reduce @ (planes - np.float32(0.5)) @ self.reduce.T
-        return (_mixed(_OPPONENT, spectrum).reshape(-1) / np.float32(self.thumb_size))[self.coded]
+        return (_mixed(OPPONENT, spectrum).reshape(-1) / np.float32(self.thumb_size))[self.coded]
 
     def thumbnail(self, coefficients: np.ndarray) -> np.ndarray:
         """[C] -> RGB around zero [3, s, s]."""
         spectrum = np.zeros(3 * self.thumb_size**2, np.float32)
         spectrum[self.coded] = coefficients * np.float32(self.thumb_size)
-        mixed = _mixed(_OPPONENT.T, spectrum.reshape(3, self.thumb_size, self.thumb_size))
+        mixed = _mixed(OPPONENT.T, spectrum.reshape(3, self.thumb_size, self.thumb_size))
         return self.dct.T @ mixed @ self.dct
 
     def thumbnail_backward(self, gradient: np.ndarray) -> np.ndarray:
         """[3, s, s] -> [C]."""
-        spectrum = self.dct @ _mixed(_OPPONENT, gradient) @ self.dct.T
+        spectrum = self.dct @ _mixed(OPPONENT, gradient) @ self.dct.T
         return spectrum.reshape(-1)[self.coded] * np.float32(self.thumb_size)
 
 
@@ -229,13 +219,6 @@ class _Block(NamedTuple):
         width = self.out.weight.shape[0]
         parts = joined.reshape(len(joined), -1, self.heads, width // self.heads)
         return parts.transpose(1, 2, 0, 3)
-
-
-def dct_matrix(size: int, frequencies: int) -> np.ndarray:
-    """The first rows of the orthonormal DCT-II of `size` points: float32 [frequencies, size]."""
-    matrix = np.cos(math.pi / size * np.arange(frequencies)[:, None] * (np.arange(size) + 0.5)) * math.sqrt(2 / size)
-    matrix[0] /= math.sqrt(2)
-    return matrix.astype(np.float32)
 
 
 def planes(pixels: np.ndarray) -> np.ndarray:

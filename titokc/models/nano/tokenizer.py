@@ -56,12 +56,11 @@ class NanoTokenizer(Tokenizer):
         self.decoder = Decoder(config)
         self.looks = config.looks
         self.natural = Generator(config.natural, config.width) if config.natural else None
-        self.register_buffer("opponent", torch.tensor(OPPONENT, dtype=torch.float32), persistent=False)
-        self.register_buffer("dct", dct_matrix(config.thumb_size, config.thumb_size), persistent=False)
-        sides = config.thumb_size, config.image_size
-        with full_precision(torch.device("cpu")):
-            self.register_buffer("enlarging", resizing(*sides), persistent=False)
-            self.register_buffer("shrinking", resizing(*reversed(sides)), persistent=False)
+        side, thumb = config.image_size, config.thumb_size
+        fixed = {"opponent": OPPONENT, "dct": dct_matrix(thumb, thumb)}
+        fixed |= {"enlarging": resizing(thumb, side), "shrinking": resizing(side, thumb)}
+        for name, matrix in fixed.items():
+            self.register_buffer(name, torch.tensor(matrix), persistent=False)
         self.register_buffer("coded", torch.arange(config.coefficients, dtype=torch.int32))
 
     opponent: Tensor
@@ -80,7 +79,6 @@ class NanoTokenizer(Tokenizer):
         return Code(CODE_VERSION, self.config.code_fields, {"coded": self.coded, **tensors})
 
     def check(self) -> None:
-        """See `Tokenizer.check`."""
         code_numpy.check(self.config, {name: tensor.cpu().numpy() for name, tensor in self.code().tensors.items()})
 
     @torch.no_grad()
@@ -140,7 +138,6 @@ class NanoTokenizer(Tokenizer):
     def decode(self, tokens: Tensor, look: str = FAITHFUL) -> Tensor:
         """See `Tokenizer.decode`. Runs under the caller's autocast, but for the linear part."""
         assert look in self.looks
-        self.check_indices(tokens)
         counts = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
         coefficients = self.quantizer.lookup(tokens)
         if look != NATURAL:
@@ -172,7 +169,6 @@ class NanoTokenizer(Tokenizer):
         return drawn[:, :coarse].unflatten(1, shapes[0]), drawn[:, coarse:].unflatten(1, shapes[1])
 
     def export_onnx(self, weights: Path, stored: Mapping[str, dict[str, Any]], search: bool) -> None:
-        """See `Tokenizer.export_onnx`."""
         from titokc.models.nano.onnx import export
 
         export(self, weights, stored, search)

@@ -88,16 +88,13 @@ class TiTokConfig:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """See `titokc.models.interface.Config`."""
         return self.min_tokens or self.num_latent_tokens, self.num_latent_tokens
 
     @property
     def looks(self) -> tuple[str, ...]:
-        """See `titokc.models.interface.Config`."""
         return ("faithful",)
 
     def to_dict(self) -> dict[str, Any]:
-        """See `titokc.models.interface.Config`."""
         return {"architecture": self.architecture, **asdict(self)}
 
     @classmethod

@@ -13,7 +13,6 @@ from titokc.models.quantizers import VectorQuantizer
 
 PIXEL_CODES = 1024
 PIXEL_CODE_SIZE = 256
-FACTOR = 16
 _MULTIPLIERS = (1, 1, 2, 2, 4)
 
 

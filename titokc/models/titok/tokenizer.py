@@ -7,27 +7,15 @@ The state dict has the names and shapes of the released weights. Legacy (two-sta
 [B, P, 1024], whose softmax mixes a pixel codebook that MaskGIT's pixel decoder turns into RGB.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
-from titokc.errors import UsageError
 from titokc.models.interface import FAITHFUL, Code, Reconstruction, Tokenizer
 from titokc.models.precision import full_precision
 from titokc.models.quantizers import FiniteScalarQuantizer, VectorQuantizer
 from titokc.models.titok.config import TiTokConfig
 from titokc.models.titok.pixel_decoder import PIXEL_CODE_SIZE, PIXEL_CODES, PixelDecoder
 from titokc.models.titok.vit import Decoder, Encoder, embedding
-
-
-class ProxyPrediction(NamedTuple):
-    """What stage 1 trains on. logits: [B, 1024, P] (the classes where `cross_entropy` wants them), P row by row.
-    indices: int64 [B, K]. quantizer_loss: scalar."""
-
-    logits: Tensor
-    indices: Tensor
-    quantizer_loss: Tensor
 
 
 class TiTok(Tokenizer):
@@ -90,7 +78,6 @@ class TiTok(Tokenizer):
     def decode(self, tokens: Tensor, look: str = FAITHFUL) -> Tensor:
         """See `Tokenizer.decode`. Runs under the caller's autocast, but for the quantiser and the softmax."""
         assert look in self.looks
-        self.check_indices(tokens)
         return self._pixels(self.decoder(self.quantize.lookup(tokens)))
 
     def reconstruct(self, images: Tensor, keep: Tensor | None = None, latents: Tensor | None = None) -> Reconstruction:
@@ -100,12 +87,12 @@ class TiTok(Tokenizer):
         decoded, indices, loss = self._training_pass(images, keep)
         return Reconstruction(self._pixels(decoded), indices, loss)
 
-    def proxy_logits(self, images: Tensor, keep: Tensor | None = None) -> ProxyPrediction:
-        """The training pass of stage 1, legacy models only: up to the logits over the proxy codes of `MaskGITVQGAN`."""
-        if not self.config.is_legacy:
-            raise UsageError("this model predicts pixels, not proxy codes: stage 1 needs a legacy configuration")
-        decoded, indices, loss = self._training_pass(images, keep)
-        return ProxyPrediction(decoded.float().transpose(1, 2), indices, loss)
+    def proxy_logits(self, images: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The training pass of stage 1, legacy models only: the logits [B, 1024, P] over the proxy codes of
+        `MaskGITVQGAN` (P row by row, the classes where `cross_entropy` wants them), and the quantiser's loss."""
+        assert self.config.is_legacy
+        decoded, _, loss = self._training_pass(images, keep)
+        return decoded.float().transpose(1, 2), loss
 
     def _training_pass(self, images: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         latents = self.encoder(images, self.latent_tokens)

@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from titokc.models.interface import Reconstruction, Tokenizer
+from titokc.train.adversary import Adversary
 from titokc.train.checkpoint import Parts
 from titokc.train.distributed import Group
 
@@ -41,10 +42,12 @@ class Shown(NamedTuple):
 class Objective(ABC, Generic[S]):
     """What a phase trains for; made before the run begins, also for phases that come later.
 
-    may_grow: the names of terms that are left out where the loop asks whether a training diverges.
+    may_grow: the names of terms that are left out where the loop asks whether a training diverges. adversary: what else
+    learns, if anything does.
     """
 
     may_grow: ClassVar[frozenset[str]] = frozenset({"quantizer", "gan"})
+    adversary: Adversary[Any] | None = None
 
     def __init__(self, settings: S, setup: Setup) -> None:
         self.settings, self.setup = settings, setup
@@ -61,14 +64,15 @@ class Objective(ABC, Generic[S]):
     def prepare(self, tokenizer: Tokenizer) -> None:
         """Puts into the tokenizer of a run that begins with this objective what does not come from training."""
 
-    def learn(self, factor: float) -> dict[str, float]:  # noqa: ARG002
-        """After the tokenizer's step: one of whatever else learns (an adversary), its rate times `factor`; numbers for
-        the log."""
-        return {}
+    def learn(self, factor: float) -> dict[str, float]:
+        """After the tokenizer's step: the adversary's, its rate times `factor`; numbers for the log."""
+        return {} if self.adversary is None else self.adversary.step(factor)
 
     def tensors(self) -> Parts:
         """What a checkpoint keeps of it."""
-        return {}
+        return {} if self.adversary is None else self.adversary.tensors()
 
     def load(self, parts: Parts) -> None:
         """Puts back what `tensors` gave, if it is among the parts."""
+        if self.adversary is not None:
+            self.adversary.load(parts)

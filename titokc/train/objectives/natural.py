@@ -29,8 +29,9 @@ from titokc.train import critics
 from titokc.train.checkpoint import Parts
 from titokc.train.critics import Critics
 from titokc.train.objectives.interface import Objective, Setup, Shown
+from titokc.train.objectives.pixels import log_l2
 from titokc.train.spectrum import LocalSpectrum
-from titokc.train.validate import token_counts
+from titokc.train.validate import arrays, to_bytes, token_counts
 
 _LOOKS = (FAITHFUL, NATURAL)
 # What crops start at a multiple of; the most that features and critics see shifted, and how they are scaled for the
@@ -127,12 +128,13 @@ class Pool:
 
 class NaturalObjective(Objective[Natural]):
     may_grow: ClassVar[frozenset[str]] = frozenset({"heads", "patches"})
+    adversary: Critics
 
     def __init__(self, settings: Natural, setup: Setup) -> None:
         super().__init__(settings, setup)
         self._distance = EfficientNetDistance().to(setup.device).to(memory_format=torch.channels_last)
         self._spectrum = LocalSpectrum().to(setup.device)
-        self.critics = Critics(setup.device, setup.group, settings.critics_lr)
+        self.adversary = Critics(setup.device, setup.group, settings.critics_lr)
         self.pool = Pool(settings.pool)
 
     # ---- training
@@ -150,8 +152,8 @@ class NaturalObjective(Objective[Natural]):
         found = network.features(seen(output))
         shift = _shifted(side, _PATCH_SHIFT)
         shown = critics.Shown(shift(images), shift(output), shift(faithful), wanted, found)
-        verdicts = self.critics.judge(shown.fake, shown.faithful, found)
-        self.critics.show(shown._replace(fake=shown.fake.detach(), fake_features=[stage.detach() for stage in found]))
+        verdicts = self.adversary.judge(shown.fake, shown.faithful, found)
+        self.adversary.show(shown._replace(fake=shown.fake.detach(), fake_features=[stage.detach() for stage in found]))
         terms = {"features": weights.features * self._distance.between(found, wanted).mean()}
         terms |= {kind: getattr(weights, kind) * verdict for kind, verdict in verdicts.items()}
         return terms | self._errors(output, images), None
@@ -161,8 +163,8 @@ class NaturalObjective(Objective[Natural]):
         weights, output = self.settings, output.float()
         return {
             "spectrum": weights.spectrum * self._spectrum(output, images),
-            "means": weights.means * _log_l2(F.avg_pool2d(output, 8), F.avg_pool2d(images, 8)),
-            "log_l2": weights.log_l2 * _log_l2(output, images),
+            "means": weights.means * log_l2(F.avg_pool2d(output, 8), F.avg_pool2d(images, 8)),
+            "log_l2": weights.log_l2 * log_l2(output, images),
         }
 
     def _decoded(self, nano: NanoTokenizer, images: Tensor) -> Decoded:
@@ -185,7 +187,7 @@ class NaturalObjective(Objective[Natural]):
             with torch.no_grad():
                 faithful, features = nano.seen(coded, counts)
         known = (counts / nano.max_tokens).to(images.device, non_blocking=True)
-        return Decoded(_bytes(images), _bytes(faithful), features.bfloat16(), known)
+        return Decoded(to_bytes(images), to_bytes(faithful), features.bfloat16(), known)
 
     def _crops(self, nano: NanoTokenizer, count: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
         """Squares of pictures of the pool, of the faithful ones, and what the generator makes of these, float32
@@ -204,15 +206,12 @@ class NaturalObjective(Objective[Natural]):
         noise = _noise(count, NOISE, side // 4, faithful), _noise(count, FINE_NOISE, side // 2, faithful)
         return images, faithful, faithful + nano.natural(faithful, maps, held.known, *noise)
 
-    def learn(self, factor: float) -> dict[str, float]:
-        return self.critics.step(factor)
-
     def tensors(self) -> Parts:
         """With several processes, each begins again from the pool of the first one."""
-        return {**self.critics.tensors(), "pool": self.pool.tensors()}
+        return {**super().tensors(), "pool": self.pool.tensors()}
 
     def load(self, parts: Parts) -> None:
-        self.critics.load(parts)
+        super().load(parts)
         self.pool.load(parts.get("pool", {}), self.setup.device)
 
     # ---- validation
@@ -234,7 +233,7 @@ class NaturalObjective(Objective[Natural]):
                 images = originals.to(nano.device).float() / 255
                 tokens = nano.encode(images, count, _VALIDATION_EFFORT)
                 made = {look: nano.decode(tokens, look).float().clamp(0, 1) for look in _LOOKS}
-                made8 = {look: _bytes(picture).cpu() for look, picture in made.items()}
+                made8 = {look: to_bytes(picture).cpu() for look, picture in made.items()}
                 if start == 0:
                     rows += [made8[look][:4] for look in _LOOKS]
                 found = {f"{look}_features/{count}": self._distance(made[look], images).sum() for look in _LOOKS}
@@ -242,7 +241,7 @@ class NaturalObjective(Objective[Natural]):
                 loss = loss + self.settings.features * found[f"{NATURAL}_features/{count}"]
                 found["loss"] = loss / len(counts)
                 _add(sums, {name: float(value) for name, value in found.items()})
-                for original, faithful, natural in zip(_arrays(originals), *map(_arrays, made8.values()), strict=True):
+                for original, faithful, natural in zip(arrays(originals), *map(arrays, made8.values()), strict=True):
                     _add(sums, _decibels(original, faithful, natural, count))
                     for look, picture in zip(deviations, (original, faithful, natural), strict=True):
                         deviations[look].append(texture.deviations(picture))
@@ -261,19 +260,9 @@ def _with_generator(tokenizer: Tokenizer) -> NanoTokenizer:
     return tokenizer
 
 
-def _log_l2(output: Tensor, images: Tensor) -> Tensor:
-    """As PSNR weighs them: a dB is worth the same in a smooth picture as in a busy one."""
-    return (1e4 * (output - images).square().mean((1, 2, 3))).log1p().mean()
-
-
 def _noise(count: int, channels: int, side: int, like: Tensor) -> Tensor:
     """Uniform, of standard deviation 1, as decoding draws it."""
     return math.sqrt(3) * (2 * torch.rand(count, channels, side, side, device=like.device) - 1)
-
-
-def _bytes(images: Tensor) -> Tensor:
-    """In [0, 1], clamped to it -> uint8."""
-    return (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _integer(below: int) -> int:
@@ -296,11 +285,6 @@ def _shifted_and_scaled(side: int) -> Callable[[Tensor], Tensor]:
         return scaled.contiguous(memory_format=torch.channels_last)
 
     return seen
-
-
-def _arrays(images: Tensor) -> np.ndarray:
-    """uint8 [B, 3, S, S] -> [B, S, S, 3]."""
-    return images.permute(0, 2, 3, 1).numpy()
 
 
 def _decibels(original: np.ndarray, faithful: np.ndarray, natural: np.ndarray, count: int) -> dict[str, float]:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from titokc.judge.networks import LPIPS, ConvNeXtDistance, EfficientNetDistance
 from titokc.models.interface import Reconstruction, Tokenizer
 from titokc.models.precision import convolution_format
-from titokc.train.checkpoint import Parts
 from titokc.train.discriminator import Discriminator
 from titokc.train.objectives.interface import Objective, Setup, Shown
 from titokc.train.validate import validate
@@ -30,8 +29,7 @@ _DISTANCES: dict[str, Callable[[], nn.Module]] = {
 class Pixels:
     """Weights of the terms; a term of weight 0 is neither computed nor imported.
 
-    l2, l1: pixels in [0, 1]. log_l2: the mean of ln(1 + 10^4 mse) over images, which weighs them as PSNR does: a dB is
-    worth the same in a smooth picture as in a busy one.
+    l2, l1: pixels in [0, 1]. log_l2: see the function.
     efficientnet, lpips, convnext: perceptual distances (`titokc.judge.networks`).
     gan: hinge loss of the discriminator, from `gan_start` (part of the phase) on; lecam: its regulariser;
     discriminator_lr, discriminator_channels: its rate and width.
@@ -52,17 +50,17 @@ class Pixels:
     discriminator_channels: int = 128
 
     def scaled(self, times: int) -> "Pixels":
-        """See `titokc.train.recipes.schema.scaled`."""
         return replace(self, discriminator_lr=self.discriminator_lr * times**0.5)
 
 
 class PixelObjective(Objective[Pixels]):
+    adversary: Discriminator | None = None
+
     def __init__(self, settings: Pixels, setup: Setup) -> None:
         super().__init__(settings, setup)
         made = {name: make() for name, make in _DISTANCES.items() if getattr(settings, name)}
         layout = convolution_format(setup.device)
         self._distances = {n: distance.to(setup.device).to(memory_format=layout) for n, distance in made.items()}
-        self.adversary: Discriminator | None = None
         if settings.gan:
             self.adversary = Discriminator(
                 setup.device, setup.group, settings.discriminator_channels, settings.discriminator_lr, settings.lecam
@@ -86,7 +84,7 @@ class PixelObjective(Objective[Pixels]):
         if weights.l2:
             terms["l2"] = weights.l2 * F.mse_loss(output, images)
         if weights.log_l2:
-            terms["log_l2"] = weights.log_l2 * (1e4 * (output - images).square().mean((1, 2, 3))).log1p().mean()
+            terms["log_l2"] = weights.log_l2 * log_l2(output, images)
         if weights.l1:
             terms["l1"] = weights.l1 * F.l1_loss(output, images)
         for name, distance in self._distances.items():
@@ -97,12 +95,8 @@ class PixelObjective(Objective[Pixels]):
         """The loss is that of `errors`, the mean over the token counts."""
         return validate(tokenizer, squares, lambda *pair: sum(self.errors(*pair).values()), self.setup.group)
 
-    def learn(self, factor: float) -> dict[str, float]:
-        return {} if self.adversary is None else self.adversary.step(factor)
 
-    def tensors(self) -> Parts:
-        return {} if self.adversary is None else self.adversary.tensors()
-
-    def load(self, parts: Parts) -> None:
-        if self.adversary is not None:
-            self.adversary.load(parts)
+def log_l2(output: Tensor, images: Tensor) -> Tensor:
+    """The mean of ln(1 + 10^4 mse) over images [B, 3, H, W] in [0, 1], which weighs them as PSNR does: a dB is worth
+    the same in a smooth picture as in a busy one."""
+    return (1e4 * (output - images).square().mean((1, 2, 3))).log1p().mean()

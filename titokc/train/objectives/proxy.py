@@ -44,10 +44,10 @@ class ProxyObjective(Objective[Proxy]):
             ours.load_state_dict(theirs.state_dict())
 
     def terms(self, tokenizer: Tokenizer, batch: Shown) -> tuple[dict[str, Tensor], None]:
-        predicted = _legacy(tokenizer).proxy_logits(batch.images, batch.keep)
-        entropy = F.cross_entropy(predicted.logits.float(), self._vqgan.encode(batch.images))
+        logits, quantizer_loss = _legacy(tokenizer).proxy_logits(batch.images, batch.keep)
+        entropy = F.cross_entropy(logits, self._vqgan.encode(batch.images))
         weights = self.settings
-        return {"codes": weights.codes * entropy, "quantizer": weights.quantizer * predicted.quantizer_loss}, None
+        return {"codes": weights.codes * entropy, "quantizer": weights.quantizer * quantizer_loss}, None
 
     def validate(self, tokenizer: Tokenizer, squares: Tensor) -> tuple[dict[str, float], Tensor]:
         """By the pictures that the VQGAN's decoder makes of what is predicted; the loss is the mean squared error."""

@@ -113,8 +113,8 @@ class Recipe:
         _at_least(self, 1, "token_drop_step", "checkpoint_steps", "val_steps", "val_images", "on_gpu", "scale")
 
 
-def check(recipe: Recipe, tokenizer: Tokenizer) -> list[Phase]:
-    """The phases that have a share of the budget. UsageError if the recipe cannot train this tokenizer."""
+def check(recipe: Recipe, tokenizer: Tokenizer) -> None:
+    """UsageError if the recipe cannot train this tokenizer."""
     if not recipe.steps and not recipe.minutes:
         raise UsageError("a run needs a budget: steps or minutes")
     phases = [phase for phase in recipe.phases if phase.share]
@@ -130,7 +130,6 @@ def check(recipe: Recipe, tokenizer: Tokenizer) -> list[Phase]:
                 raise UsageError(f"phase {phase.name}: a view of {view.side} pixels, this model takes {expected}")
         if phase.trainable and not any(name.startswith(phase.trainable) for name in names):
             raise UsageError(f"phase {phase.name}: no parameter's name starts with {' or '.join(phase.trainable)}")
-    return phases
 
 
 def scaled(recipe: Recipe, times: int) -> Recipe:
@@ -170,48 +169,40 @@ def override(recipe: Recipe, settings: tuple[str, ...]) -> Recipe:
 
     `phases.0.lr=1e-3`, `model.fsq_levels=8,8,8,8`. UsageError names a path, type or value that is wrong.
     """
-    tree: dict[str, Any] = {}
+    data = _to_data(recipe)
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
             raise UsageError(f"--set {setting}: expected key=value")
         *parents, leaf = path.strip().split(".")
-        branch = tree
-        for part in parents:
-            branch = branch.setdefault(part, {})
-            if not isinstance(branch, dict):
-                raise UsageError(f"--set {path}: {part} is set as a whole too")
-        branch[leaf] = text.strip()
-    return _changed(recipe, tree, "") if tree else recipe
-
-
-def _changed(node: Any, tree: dict[str, Any], path: str) -> Any:
-    """`node`, a dataclass or a tuple of them, with the branches of `tree` replaced."""
-    if isinstance(node, tuple):
-        wrong = [key for key in tree if not key.isdigit() or int(key) >= len(node)]
-        if wrong:
-            raise UsageError(f"--set {path}{wrong[0]}: expected 0..{len(node) - 1}")
-        return tuple(_value(node[at], None, tree.get(str(at), {}), f"{path}{at}") for at in range(len(node)))
-    names = [f.name for f in fields(node)]
-    wrong = [key for key in tree if key not in names]
-    if wrong:
-        raise UsageError(f"--set {path}{wrong[0]}: there is no such field; there are {', '.join(names)}")
-    hints = get_type_hints(type(node))
-    values = {key: _value(getattr(node, key), hints[key], new, f"{path}{key}") for key, new in tree.items()}
+        owner: Any = recipe
+        place: Any = data
+        for depth, part in enumerate(parents, 1):
+            owner, place = _field(owner, part, ".".join(parents[:depth])), place[int(part) if part.isdigit() else part]
+        if _is_nested(_field(owner, leaf, path)):
+            raise UsageError(f"--set {path}: name one of its fields")
+        place[leaf] = _parsed(text.strip(), get_type_hints(type(owner))[leaf], path)
     try:
-        return replace(node, **values)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"--set {path or 'recipe'}: {error}") from error
+        return _from_data(data)
+    except (ValueError, TypeError, WeightsError) as error:
+        raise UsageError(f"--set {' '.join(settings)}: {error}") from error
 
 
-def _value(old: Any, hint: Any, new: Any, path: str) -> Any:
-    """A field's new value: of a nested dataclass or tuple of them with the tree `new`, else parsed from the text."""
-    nested = is_dataclass(old) or (isinstance(old, tuple) and bool(old) and is_dataclass(old[0]))
-    if nested and isinstance(new, dict):
-        return _changed(old, new, f"{path}.") if new else old
-    if nested or isinstance(new, dict):
-        raise UsageError(f"--set {path}: " + ("name one of its fields" if nested else "it has no fields"))
-    return _parsed(new, hint, path)
+def _field(owner: Any, name: str, path: str) -> Any:
+    """What a dataclass, or a tuple of them, has under this name or number."""
+    if not _is_nested(owner):
+        raise UsageError(f"--set {path.rpartition('.')[0]}: it has no fields")
+    if isinstance(owner, tuple):
+        if not name.isdigit() or int(name) >= len(owner):
+            raise UsageError(f"--set {path}: expected 0..{len(owner) - 1}")
+        return owner[int(name)]
+    if name not in (names := [field.name for field in fields(owner)]):
+        raise UsageError(f"--set {path}: there is no such field; there are {', '.join(names)}")
+    return getattr(owner, name)
+
+
+def _is_nested(value: Any) -> bool:
+    return is_dataclass(value) or (isinstance(value, tuple) and bool(value) and is_dataclass(value[0]))
 
 
 def _parsed(text: str, kind: Any, path: str) -> Any:
@@ -238,25 +229,32 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 
 def to_json(recipe: Recipe) -> str:
     """The recipe as the run folder's recipe.json."""
-    data = asdict(recipe) | {"model": recipe.model.to_dict()}
-    names = {settings: name for name, (settings, _) in objectives.TABLE.items()}
-    for phase, written in zip(recipe.phases, data["phases"], strict=True):
-        written["objective"] |= {"kind": names[type(phase.objective)]}
-    return json.dumps(data, indent=2) + "\n"
+    return json.dumps(_to_data(recipe), indent=2) + "\n"
 
 
 def from_json(text: str, source: Path) -> Recipe:
     """The recipe that `to_json` wrote; fields it lacks take their defaults. WeightsError for anything else."""
     try:
-        data = json.loads(text)
-        for phase in data["phases"]:
-            settings, _ = objectives.TABLE[phase["objective"].pop("kind")]
-            phase["objective"] = _rebuilt(settings, phase["objective"])
-        return _rebuilt(Recipe, data | {"model": models.configured(data["model"], {})})
+        return _from_data(json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError, WeightsError) as error:
         raise WeightsError(
             f"{source}: not a recipe of this version, or none of titokc ({error}): choose another run folder"
         ) from error
+
+
+def _to_data(recipe: Recipe) -> dict[str, Any]:
+    names = {settings: name for name, (settings, _) in objectives.TABLE.items()}
+    data = asdict(recipe) | {"model": recipe.model.to_dict()}
+    for phase, written in zip(recipe.phases, data["phases"], strict=True):
+        written["objective"] |= {"kind": names[type(phase.objective)]}
+    return data
+
+
+def _from_data(data: dict[str, Any]) -> Recipe:
+    for phase in data["phases"]:
+        settings, _ = objectives.TABLE[phase["objective"].pop("kind")]
+        phase["objective"] = _rebuilt(settings, phase["objective"])
+    return _rebuilt(Recipe, data | {"model": models.configured(data["model"], {})})
 
 
 def _rebuilt(kind: Any, data: dict[str, Any]) -> Any:
@@ -270,6 +268,6 @@ def _rebuilt(kind: Any, data: dict[str, Any]) -> Any:
 def _typed(hint: Any, value: Any) -> Any:
     if is_dataclass(hint) and isinstance(value, dict):
         return _rebuilt(hint, value)
-    if get_origin(hint) is tuple and isinstance(value, list):
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
         return tuple(_typed(get_args(hint)[0], item) for item in value)
     return value
