@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from titokc import engines, weights
 from titokc.judge.lite0 import EfficientNetLite0
 from titokc.models.nano.config import NanoConfig
-from titokc.models.nano.natural import noise_on_device
+from titokc.models.nano.natural import noise as noise_of_rows
 from titokc.models.nano.noise import noise
 from titokc.models.nano.tokenizer import NanoTokenizer
 from titokc.models.titok.config import TiTokConfig, ViTSize
@@ -196,7 +196,7 @@ def test_a_quantiser_fitted_there_is_as_good(device):
 def test_noise_is_the_same_everywhere(device):
     tokens = np.random.default_rng(0).integers(0, 4096, (3, 40))
     expected = np.stack([noise(row, 1000) for row in tokens])
-    assert np.array_equal(noise_on_device(torch.from_numpy(tokens).to(device), 1000).cpu().numpy(), expected)
+    assert np.array_equal(noise_of_rows(torch.from_numpy(tokens).to(device), 1000).cpu().numpy(), expected)
 
 
 def test_batches_are_made_on_the_device(data, tmp_path, device):

@@ -68,7 +68,7 @@ def error(both):
     engine, _ = both
 
     def measure(tile: np.ndarray, tokens: np.ndarray) -> float:
-        made = engine._decoder(engine._code.lookup(tokens), len(tokens))
+        made = engine._decoder(engine._code.lookup(tokens), len(tokens)).picture
         return float(np.square(made - planes(tile)).mean())
 
     return measure
@@ -111,10 +111,10 @@ def test_the_gradient_is_that_of_torch(both, tiles) -> None:
     model = reference._tokenizer
     picture = planes(tiles[0])
     coefficients = ours._code.assign(ours._transform.analyse(picture), 96)[1]
-    made, backward = ours._decoder.with_gradient(coefficients, 96)
+    made, _, backward = ours._decoder(coefficients, 96)
     gradient = backward(made - picture)
     leaf = torch.from_numpy(coefficients)[None].requires_grad_()
-    wanted = model._synthesise(leaf, torch.tensor([96]), 256)
+    wanted, _ = model._synthesise(leaf, torch.tensor([96]), 256)
     (0.5 * (wanted - torch.from_numpy(picture)).square()).sum().backward()
     expected = leaf.grad[0].numpy()
     assert np.abs(made - wanted[0].detach().numpy()).max() < 1e-5

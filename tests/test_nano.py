@@ -139,7 +139,7 @@ def test_what_patches_add_overlaps_by_the_lap() -> None:
     decoder = NanoTokenizer(replace(TINY, lap=1)).decoder
     torch.nn.init.ones_(decoder.to_thumb.bias)
     torch.nn.init.ones_(decoder.to_detail.bias)
-    thumb, detail = decoder(torch.zeros(1, 3, 16, 16), torch.ones(1), detail=True)
+    _, thumb, detail = decoder(torch.zeros(1, 3, 16, 16), torch.ones(1), detail=True)
     line = torch.tensor([1.0, 1, 1, 2, 2, 1, 1, 2, 2, 1, 1, 2, 2, 1, 1, 1])
     torch.testing.assert_close(thumb, (torch.outer(line, line) / 10).expand(1, 3, 16, 16))
     line = line.repeat_interleave(2)
@@ -149,7 +149,7 @@ def test_what_patches_add_overlaps_by_the_lap() -> None:
 def test_patches_of_no_lap_lie_side_by_side() -> None:
     decoder = NanoTokenizer(replace(TINY, lap=0)).decoder
     torch.nn.init.normal_(decoder.to_thumb.bias)
-    thumb, _ = decoder(torch.zeros(1, 3, 16, 16), torch.ones(1), detail=False)
+    _, thumb, _ = decoder(torch.zeros(1, 3, 16, 16), torch.ones(1), detail=False)
     patch = decoder.to_thumb.bias.detach().view(1, 3, 4, 4) / 10
     torch.testing.assert_close(thumb, patch.repeat(1, 1, 4, 4))
 

@@ -15,6 +15,7 @@ from titokc.errors import UsageError, WeightsError
 from titokc.judge import texture
 from titokc.models.nano.config import NanoConfig
 from titokc.models.nano.natural import Generator
+from titokc.models.nano.natural import noise as noise_of_rows
 from titokc.models.nano.natural_numpy import Convolution, Pointwise, leaky, shuffled, unshuffled
 from titokc.models.nano.noise import noise
 from titokc.models.nano.tokenizer import NanoTokenizer
@@ -50,6 +51,11 @@ def test_noise_is_that_of_splitmix64() -> None:
     published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]
     expected = [((value >> 40) / 2**24 - 0.5) * 2 * 3**0.5 for value in published]
     assert noise(np.array([], np.int64), 4) == pytest.approx(expected, abs=1e-6)
+
+
+def test_noise_of_torch_is_that_of_numpy() -> None:
+    tokens = np.random.default_rng(0).integers(0, 4096, (3, 40))
+    assert np.array_equal(noise_of_rows(torch.from_numpy(tokens), 1000), np.stack([noise(row, 1000) for row in tokens]))
 
 
 def test_the_specification_has_the_first_values() -> None:

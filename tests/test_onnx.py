@@ -115,7 +115,7 @@ def test_the_gradient_of_another_nano_is_that_of_the_search(tmp_path):
     errors, gradients = session.run(None, {"coefficients": coded, "tokens": counts, "picture": target})
     decoder = light.load(places.locate(tmp_path / "nano"))._decoder
     for row in range(3):
-        made, backward = decoder.with_gradient(coded[row], int(counts[row]))
+        made, _, backward = decoder(coded[row], int(counts[row]))
         made -= target[row]
         expected = backward(made * np.float32(2 / made.size))
         assert errors[row] == pytest.approx(np.square(made).mean(), rel=1e-5)

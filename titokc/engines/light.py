@@ -90,10 +90,8 @@ class LightEngine:
         return search(self._code, self._decoder, picture, self._transform.analyse(picture), tokens, ROUNDS[effort])
 
     def _decode(self, tokens: np.ndarray, look: str) -> np.ndarray:
-        coefficients = self._code.lookup(tokens)
-        if look != "natural":
-            return pixels(self._decoder(coefficients, len(tokens)))
-        return pixels(self._generator(*self._decoder.with_features(coefficients, len(tokens)), tokens))
+        picture, features, _ = self._decoder(self._code.lookup(tokens), len(tokens))
+        return pixels(self._generator(picture, features, tokens) if look == "natural" else picture)
 
     def _side_by_side(self, work: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
         # The command line sets this before NumPy is imported, which is faster than to find the library afterwards.

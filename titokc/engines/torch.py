@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,24 +99,21 @@ class TorchEngine:
         on_cpu = self._device.type == "cpu"
         self._batch_size = 1 if on_cpu else batch_size
         self.width = self._threads if on_cpu else batch_size
-        self._crew = _Crew(self._run, self._threads if on_cpu else 1, 1, self._batch_size)
+        self._crew = _Crew(self._threads if on_cpu else 1, 1, self._batch_size)
 
     @cached_property
     def _one_by_one(self) -> _Crew:
-        return _Crew(self._run, 1, self._threads, 1)
+        return _Crew(1, self._threads, 1)
 
     def encode(self, tiles: np.ndarray, tokens: int, effort: int) -> np.ndarray:
-        return self._run_all(_Kind(tokens, effort=effort), tiles, self._tokenizer.shares_threads)
+        return self._run_all((self._encode, tokens, effort), tiles, self._tokenizer.shares_threads)
 
     def decode(self, tokens: np.ndarray, look: str) -> np.ndarray:
-        return self._run_all(_Kind(tokens.shape[1], look=look), tokens, True)
+        return self._run_all((self._decode, look), tokens, True)
 
-    def _run_all(self, kind: _Kind, rows: np.ndarray, may_share: bool) -> np.ndarray:
+    def _run_all(self, work: _Work, rows: np.ndarray, may_share: bool) -> np.ndarray:
         shared = may_share and self._device.type == "cpu" and len(rows) < self._threads
-        return (self._one_by_one if shared else self._crew).run(kind, rows)
-
-    def _run(self, kind: _Kind, rows: np.ndarray) -> np.ndarray:
-        return self._decode(rows, kind.look) if kind.look else self._encode(rows, kind.tokens, kind.effort)
+        return (self._one_by_one if shared else self._crew).run(work, rows)
 
     @torch.inference_mode()
     def _encode(self, tiles: np.ndarray, tokens: int, effort: int) -> np.ndarray:
@@ -142,20 +138,17 @@ class TorchEngine:
         return tensor.to(self._device)
 
 
-class _Kind(NamedTuple):
-    """What is done with a row; rows of one kind can share a batch. look: empty for encoding."""
-
-    tokens: int
-    effort: int = 0
-    look: str = ""
+# What is called with some rows, and its other arguments.
+_Work = tuple[Any, ...]
+# With the shape of a row: rows of one kind can share a batch.
+_Kind = tuple[_Work, tuple[int, ...]]
 
 
 class _Crew:
-    """`workers` threads, each with `threads` of torch, which call `work` with up to `batch` waiting rows of one kind,
-    whoever brought them."""
+    """`workers` threads, each with `threads` of torch, which work on up to `batch` waiting rows of one kind, whoever
+    brought them."""
 
-    def __init__(self, work: Callable[[_Kind, np.ndarray], np.ndarray], workers: int, threads: int, batch: int) -> None:
-        self._work = work
+    def __init__(self, workers: int, threads: int, batch: int) -> None:
         self._batch = batch
         self._waiting: deque[tuple[_Kind, np.ndarray, Future]] = deque()
         self._lock = threading.Lock()
@@ -166,11 +159,11 @@ class _Crew:
             self._pool.submit(begun.wait)
         begun.wait()
 
-    def run(self, kind: _Kind, rows: np.ndarray) -> np.ndarray:
+    def run(self, work: _Work, rows: np.ndarray) -> np.ndarray:
         """[N, ...] -> [N, ...], in order. Rows that wait when an exception ends the call are dropped."""
         results: list[Future] = [Future() for _ in rows]
         with self._lock:
-            self._waiting.extend((kind, row, result) for row, result in zip(rows, results, strict=True))
+            self._waiting.extend(((work, row.shape), row, result) for row, result in zip(rows, results, strict=True))
         try:
             for _ in rows:
                 self._pool.submit(self._take)
@@ -189,7 +182,8 @@ class _Crew:
         if not taken:  # an earlier call took them along
             return
         try:
-            done = self._work(taken[0][0], np.stack([row for _, row, _ in taken]))
+            (method, *options), _ = taken[0][0]
+            done = method(np.stack([row for _, row, _ in taken]), *options)
         except BaseException as error:  # noqa: BLE001 - its callers raise it
             for _, _, result in taken:
                 result.set_exception(error)

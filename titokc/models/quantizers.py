@@ -79,42 +79,39 @@ class FiniteScalarQuantizer(nn.Module):
 
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
-        self.levels = levels
+        self.register_buffer("levels", torch.tensor(levels, dtype=torch.float32), persistent=False)
+        self.register_buffer("halves", self.levels // 2, persistent=False)
+        strides = torch.tensor([math.prod(levels[:at]) for at in range(len(levels))])
+        self.register_buffer("strides", strides, persistent=False)
+
+    levels: Tensor
+    halves: Tensor
+    strides: Tensor
 
     def assign(self, latents: Tensor) -> Tensor:
         """Latents [..., T] -> indices [...]."""
         with torch.autocast(latents.device.type, enabled=False):
-            halves = self._halves(latents)
-            digits = (self._bounded(latents.float()).round() + halves).long()
-            return (digits * self._strides(latents.device)).sum(-1)
+            digits = (self._bounded(latents.float()).round() + self.halves).long()
+            return (digits * self.strides).sum(-1)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Indices [...] -> float32 vectors [..., T] in [-1, 1]."""
-        levels = torch.tensor(self.levels, device=indices.device)
-        digits = indices[..., None] // self._strides(indices.device) % levels
-        halves = self._halves(digits)
-        return (digits - halves) / halves
+        digits = indices[..., None] // self.strides % self.levels.long()
+        return (digits - self.halves) / self.halves
 
     def forward(self, latents: Tensor, keep: Tensor | None = None) -> Quantized:  # noqa: ARG002
         """Latents [B, K, T]; there is no loss, so `keep` changes nothing."""
         with torch.autocast(latents.device.type, enabled=False):
             indices = self.assign(latents.detach())
-            soft = self._bounded(latents.float()) / self._halves(latents)
+            soft = self._bounded(latents.float()) / self.halves
             vectors = soft + (self.lookup(indices) - soft).detach()
             return Quantized(vectors, indices, soft.new_zeros(()))
 
     def _bounded(self, latents: Tensor) -> Tensor:
         """Latents squeezed so that rounding gives exactly the levels -(l // 2) .. (l - 1) // 2."""
-        levels = torch.tensor(self.levels, dtype=torch.float32, device=latents.device)
-        reach = (levels - 1) * (1 + 1e-3) / 2
-        offset = (1 - levels % 2) / 2
+        reach = (self.levels - 1) * (1 + 1e-3) / 2
+        offset = (1 - self.levels % 2) / 2
         return torch.tanh(latents + torch.atanh(offset / reach)) * reach - offset
-
-    def _halves(self, like: Tensor) -> Tensor:
-        return torch.tensor([float(level // 2) for level in self.levels], device=like.device)
-
-    def _strides(self, device: torch.device) -> Tensor:
-        return torch.tensor([math.prod(self.levels[:at]) for at in range(len(self.levels))], device=device)
 
 
 class CodebookRevival:

@@ -57,7 +57,10 @@ def estimate(
     phases = [(phase, objective) for phase, objective in zip(recipe.phases, objectives, strict=True) if objective]
     optimizers = _optimizers(recipe, tokenizer)
     numbers = sum(p.numel() for p in tokenizer.parameters())
-    trained = {name: _numbers(optimizer) for name, optimizer in optimizers.items()}
+    trained = {
+        name: sum(p.numel() for settings in optimizer.param_groups for p in settings["params"])
+        for name, optimizer in optimizers.items()
+    }
     by_name = ", ".join(f"{count:,} by {name}" for name, count in trained.items())
     lines = [f"parameters: {numbers:,}; trained {by_name}"]
     # Weights and their average; gradients, with Muon's one moment or AdamW's two.
@@ -123,10 +126,6 @@ def _optimizers(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, torch.optim.O
     for name, parameter in tokenizer.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name.startswith(prefixes))
     return optim.build(tokenizer, recipe.muon, recipe.betas, recipe.weight_decay)
-
-
-def _numbers(optimizer: torch.optim.Optimizer) -> int:
-    return sum(p.numel() for settings in optimizer.param_groups for p in settings["params"])
 
 
 def _fed(feed: Feed, sampler: Sampler) -> float:

@@ -5,7 +5,6 @@ should know them. The gradient of a training pass already tells where better lat
 over the same pictures cost no search of their own.
 """
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -109,12 +108,14 @@ class Gradients:
         images = batch.images(self.tokenizer.device)
         counts = self._token_counts(batch.draws)
         passes = 1 + phase.search
-        for rows in _slices(len(images), self._micro_batch or len(images)):
+        size = self._micro_batch or len(images)
+        for start in range(0, len(images), size):
+            rows = slice(start, start + size)
             part, latents = images[rows], None
             keep = None if counts is None else counts[rows]
             share = len(part) / len(images) / passes
             for turn in range(passes):
-                last = rows.stop == len(images) and turn == passes - 1
+                last = start + size >= len(images) and turn == passes - 1
                 shown = Shown(part, keep, latents, progress)
                 with nullcontext() if last else self.group.apart(self._spread):
                     with self.casting():
@@ -149,7 +150,3 @@ class Gradients:
             return None
         choices = torch.arange(tokenizer.max_tokens, tokenizer.min_tokens - 1, -self._token_drop_step).flip(0)
         return choices[(draws * len(choices)).long()]
-
-
-def _slices(count: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))

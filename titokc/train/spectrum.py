@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titokc.models.nano.transform import dct_matrix
+
 # Windows of 8 pixels, every 4; the energies of so many neighbours are averaged, at the full scale and at the half.
 _WINDOW = 8
 _STRIDE = 4
@@ -28,11 +30,8 @@ class LocalSpectrum(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        at = torch.arange(float(_WINDOW))
-        waves = torch.cos(math.pi / _WINDOW * at[:, None] * (at + 0.5)) * math.sqrt(2 / _WINDOW)
-        waves[0] /= math.sqrt(2)
-        window = torch.sin(math.pi * (at + 0.5) / _WINDOW)
-        waves = waves * window / window.square().mean().sqrt()
+        window = torch.sin(math.pi * (torch.arange(_WINDOW) + 0.5) / _WINDOW)
+        waves = torch.from_numpy(dct_matrix(_WINDOW, _WINDOW)) * window / window.square().mean().sqrt()
         kernels = torch.einsum("ai,bj->abij", waves, waves).reshape(_WINDOW**2, 1, _WINDOW, _WINDOW)[1:]
         self.register_buffer("kernels", kernels, persistent=False)
         self.register_buffer("colours", torch.tensor(_COLOURS), persistent=False)

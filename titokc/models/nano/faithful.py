@@ -48,22 +48,14 @@ class Decoder(nn.Module):
         self.to_thumb = _zeros(config.width, 3 * lapped**2)
         self.to_detail = _zeros(config.width, 3 * (lapped * self.scale) ** 2)
 
-    def forward(self, thumbs: Tensor, known: Tensor, detail: bool) -> tuple[Tensor, Tensor | None]:
-        """Thumbnails [B, 3, S, S] and the part of all tokens that they are made of, [B] in (0, 1] -> corrections
-        [B, 3, S, S] and, if `detail`, [B, 3, image_size, image_size]."""
-        return self.corrections(self.features(thumbs, known), detail)
-
-    def features(self, thumbs: Tensor, known: Tensor) -> Tensor:
-        """What the ViT makes of the thumbnails, normalised: [B, P, D]."""
+    def forward(self, thumbs: Tensor, known: Tensor, detail: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Thumbnails [B, 3, S, S] and the part of all tokens that they are made of, [B] in (0, 1] -> what the ViT makes
+        of them, normalised, [B, P, D], corrections [B, 3, S, S], and, if `detail`, [B, 3, image_size, image_size]."""
         patches = F.pixel_unshuffle(thumbs, self.patch_size).flatten(2).transpose(1, 2)
         waves = torch.cos(math.pi * known[:, None] * torch.arange(WAVES, device=known.device))
         x = self.embed(4 * patches) + self.count_embed(waves)[:, None]
-        return self.norm(self.blocks(x + self.position.to(x.dtype)))
-
-    def corrections(self, x: Tensor, detail: bool) -> tuple[Tensor, Tensor | None]:
-        """Features [B, P, D] -> what `forward` gives."""
-        fine = self._joined(self.to_detail(x), self.scale) if detail else None
-        return self._joined(self.to_thumb(x), 1), fine
+        x = self.norm(self.blocks(x + self.position.to(x.dtype)))
+        return x, self._joined(self.to_thumb(x), 1), self._joined(self.to_detail(x), self.scale) if detail else None
 
     def _joined(self, values: Tensor, scale: int) -> Tensor:
         """Corrections in tenths, of overlapping patches [B, P, 3 * (patch_size + 2 * lap)^2 * scale^2], which add up ->

@@ -82,8 +82,8 @@ class Generator(nn.Module):
         return F.interpolate(maps.float(), (side, side), mode="bilinear", align_corners=False)
 
 
-def noise_on_device(tokens: Tensor, count: int) -> Tensor:
-    """`titokc.models.nano.noise.noise` of each row: int64 [B, k] -> float32 [B, count]. For GPUs: nothing waits."""
+def noise(tokens: Tensor, count: int) -> Tensor:
+    """`titokc.models.nano.noise.noise` of each row, on its device: int64 [B, k] -> float32 [B, count]."""
     seed = torch.zeros_like(tokens[:, 0])
     for token in tokens.unbind(1):
         seed = _mix(seed ^ (token + 1))

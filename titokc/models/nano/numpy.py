@@ -79,8 +79,17 @@ class Transform:
         return spectrum.reshape(-1)[self.coded] * np.float32(self.thumb_size)
 
 
+class Decoded(NamedTuple):
+    """picture: RGB float32 [3, S, S], nominally in 0..1. features: the ViT's normalised last ones, [P, D]. backward:
+    the derivative by the picture, [3, S, S] -> that by the coefficients, [C]."""
+
+    picture: np.ndarray
+    features: np.ndarray
+    backward: Callable[[np.ndarray], np.ndarray]
+
+
 class Decoder:
-    """Coefficients [C] of a number of tokens -> RGB float32 [3, S, S], nominally in 0..1.
+    """Coefficients [C] of a number of tokens -> picture.
 
     tensor: gives its tensors in float32 by name and shape (KeyError, ValueError). Threads may share the decoder.
     """
@@ -121,24 +130,7 @@ class Decoder:
         detail = 3 * (lapped * config.image_size // config.thumb_size) ** 2
         self.to_detail = linear("to_detail", width, detail, "norm", 0.1)
 
-    def __call__(self, coefficients: np.ndarray, tokens: int) -> np.ndarray:
-        """The picture."""
-        return self.with_gradient(coefficients, tokens)[0]
-
-    def with_features(self, coefficients: np.ndarray, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """The picture, and the ViT's normalised last features [P, D]."""
-        picture, _, seen = self._decoded(coefficients, tokens)
-        return picture, seen * self._norm_weight + self._norm_bias
-
-    def with_gradient(
-        self, coefficients: np.ndarray, tokens: int
-    ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-        """The picture, and what makes of a derivative by the picture, [3, S, S], that by the coefficients, [C]."""
-        return self._decoded(coefficients, tokens)[:2]
-
-    def _decoded(
-        self, coefficients: np.ndarray, tokens: int
-    ) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray], np.ndarray]:
+    def __call__(self, coefficients: np.ndarray, tokens: int) -> Decoded:
         config, transform = self.config, self.transform
         patch, lap, detail = config.patch_size, config.lap, config.image_size // config.thumb_size
         thumb = transform.thumbnail(coefficients)
@@ -165,7 +157,7 @@ class Decoder:
             by_thumb += _joined(by_x @ self.embed.weight, patch, 0)
             return transform.thumbnail_backward(by_thumb)
 
-        return picture, backward, norm.values
+        return Decoded(picture, norm.values * self._norm_weight + self._norm_bias, backward)
 
 
 class _Block(NamedTuple):

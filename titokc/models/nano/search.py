@@ -50,7 +50,7 @@ def search(code: Code, decoder: Decoder, picture: np.ndarray, own: np.ndarray, t
     counts = sorted({int(part * tokens) for part in KEPT})
     best, coded, states = code.assign(own, tokens, marks=counts)
     goal, way = own, {state.done: state for state in states}
-    made, backward = decoder.with_gradient(coded, tokens)
+    made, _, backward = decoder(coded, tokens)
     made -= picture
     least, helped, tried = float(np.square(made).mean()), True, {best.tobytes()}
     options: list[tuple[float, np.ndarray, np.ndarray, list[State]]] = []
@@ -73,7 +73,7 @@ def search(code: Code, decoder: Decoder, picture: np.ndarray, own: np.ndarray, t
             helped = False
             continue
         _, indices, quantised, states = options.pop()
-        made, backward = decoder.with_gradient(quantised, tokens)
+        made, _, backward = decoder(quantised, tokens)
         made -= picture
         error = float(np.square(made).mean())
         helped = error < least

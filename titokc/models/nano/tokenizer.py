@@ -22,8 +22,7 @@ from titokc.models.nano.code import AdaptiveResidualVQ
 from titokc.models.nano.config import CODE_VERSION, NanoConfig
 from titokc.models.nano.faithful import Decoder
 from titokc.models.nano.fit import fit_quantizer
-from titokc.models.nano.natural import FINE_NOISE, NATURAL, NOISE, Generator, noise_on_device
-from titokc.models.nano.noise import noise
+from titokc.models.nano.natural import FINE_NOISE, NATURAL, NOISE, Generator, noise
 from titokc.models.nano.search import ENOUGH, KEPT, REACH, ROUNDS, STEP
 from titokc.models.nano.transform import OPPONENT, dct_matrix, resizing
 from titokc.models.precision import full_precision
@@ -132,7 +131,7 @@ class NanoTokenizer(Tokenizer):
     def judged(self, coded: Tensor, counts: Tensor, images: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         """The mean squared errors [B] of what coefficients [B, C] decode to, and what makes their gradient [B, C]."""
         leaf = coded.detach().requires_grad_()
-        errors = (self._synthesise(leaf, counts, self.side) - images).square().mean((1, 2, 3))
+        errors = (self._synthesise(leaf, counts, self.side)[0] - images).square().mean((1, 2, 3))
         return errors.detach(), lambda: torch.autograd.grad(errors.sum(), leaf)[0]
 
     def decode(self, tokens: Tensor, look: str = FAITHFUL) -> Tensor:
@@ -141,13 +140,13 @@ class NanoTokenizer(Tokenizer):
         counts = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
         coefficients = self.quantizer.lookup(tokens)
         if look != NATURAL:
-            return self._synthesise(coefficients, counts, self.side)
+            return self._synthesise(coefficients, counts, self.side)[0]
         return self.textured(*self.seen(coefficients, counts), counts, *self._noise(tokens))
 
     def seen(self, coefficients: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """What the natural look starts from: coefficients [B, C] of `counts` tokens [B] -> faithful pictures
         [B, 3, S, S], clamped, and the ViT's features [B, P, D]."""
-        picture, features = self._seen(coefficients, counts, self.side)
+        picture, features = self._synthesise(coefficients, counts, self.side)
         return picture.clamp(0, 1), features
 
     def textured(self, picture: Tensor, features: Tensor, counts: Tensor, noise: Tensor, fine_noise: Tensor) -> Tensor:
@@ -160,11 +159,7 @@ class NanoTokenizer(Tokenizer):
         """Of each picture its own: tokens [B, k] -> [B, NOISE, S/4, S/4] and [B, FINE_NOISE, S/2, S/2]."""
         quarter, half = self.side // 4, self.side // 2
         coarse, fine = NOISE * quarter**2, FINE_NOISE * half**2
-        if tokens.is_cuda:
-            drawn = noise_on_device(tokens, coarse + fine)
-        else:
-            drawn = torch.stack([torch.from_numpy(noise(row, coarse + fine)) for row in tokens.cpu().numpy()])
-            drawn = drawn.to(tokens.device)
+        drawn = noise(tokens, coarse + fine)
         shapes = (NOISE, quarter, quarter), (FINE_NOISE, half, half)
         return drawn[:, :coarse].unflatten(1, shapes[0]), drawn[:, coarse:].unflatten(1, shapes[1])
 
@@ -181,7 +176,7 @@ class NanoTokenizer(Tokenizer):
             latents = self._analyse(images - 0.5)
         indices, quantised = self.quantizer.assign(latents, self.max_tokens if keep is None else keep)
         quantised.requires_grad_(torch.is_grad_enabled())
-        made = self._synthesise(quantised, counts, images.shape[-1])
+        made, _ = self._synthesise(quantised, counts, images.shape[-1])
         return Reconstruction(made, indices, made.new_zeros(()), latents, quantised)
 
     def better_latents(self, latents: Tensor, quantised: Tensor, gradient: Tensor) -> Tensor:
@@ -233,15 +228,12 @@ class NanoTokenizer(Tokenizer):
             opponent = self.dct.T @ spectrum.unflatten(1, (3, side, side)) @ self.dct * side
             return torch.einsum("dc,bdhw->bchw", self.opponent, opponent)
 
-    def _synthesise(self, coefficients: Tensor, counts: Tensor, size: int) -> Tensor:
-        """Coefficients [B, C], of which the first tokens [B] are known -> float32 RGB [B, 3, size, size]."""
-        return self._seen(coefficients, counts, size)[0]
-
-    def _seen(self, coefficients: Tensor, counts: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """The same, and the ViT's normalised last features [B, P, D]."""
+    def _synthesise(self, coefficients: Tensor, counts: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Coefficients [B, C], of which the first tokens [B] are known -> float32 RGB [B, 3, size, size], and the ViT's
+        normalised last features [B, P, D]."""
         thumbs = self._linear(coefficients)
-        features = self.decoder.features(thumbs, self._known(counts.to(coefficients.device, non_blocking=True)))
-        correction, detail = self.decoder.corrections(features, detail=size != self.config.thumb_size)
+        known = self._known(counts.to(coefficients.device, non_blocking=True))
+        features, correction, detail = self.decoder(thumbs, known, detail=size != self.config.thumb_size)
         with full_precision(coefficients.device):
             images = self._resized(thumbs + correction, size) + 0.5
         return (images if detail is None else images + detail), features

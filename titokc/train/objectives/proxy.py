@@ -11,9 +11,10 @@ from titokc.models.interface import Tokenizer
 from titokc.models.precision import convolution_format
 from titokc.models.titok.pixel_decoder import MaskGITVQGAN
 from titokc.models.titok.tokenizer import TiTok
+from titokc.train.checkpoint import fill
 from titokc.train.objectives.interface import Objective, Setup, Shown
 from titokc.train.validate import validate
-from titokc.weights.tensors import check_fit, fitted, read
+from titokc.weights.tensors import fitted, read
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,7 @@ class ProxyObjective(Objective[Proxy]):
         """Puts the VQGAN's pixel codebook and decoder into a legacy TiTok, as where stage 2 starts from."""
         legacy, vqgan = _legacy(tokenizer), self._vqgan
         for ours, theirs in ((legacy.pixel_quantize, vqgan.quantize), (legacy.pixel_decoder, vqgan.decoder)):
-            check_fit(ours.state_dict(), theirs.state_dict(), Path("--proxy"))
-            ours.load_state_dict(theirs.state_dict())
+            fill(ours, theirs.state_dict(), Path("--proxy"))
 
     def terms(self, tokenizer: Tokenizer, batch: Shown) -> tuple[dict[str, Tensor], None]:
         logits, quantizer_loss = _legacy(tokenizer).proxy_logits(batch.images, batch.keep)
