@@ -21,6 +21,8 @@ from importlib import import_module
 from pathlib import Path
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+# What a verb imports late, once for all runs: two thirds of a training's time here.
+LATE = {"train": ("titokc.train.start", "torch._dynamo", "torch.utils.tensorboard")}
 _fsync = os.fsync
 state = {"at": 0, "action": "", "count": 0, "folder": "", "armed": False}
 
@@ -108,7 +110,13 @@ def files(folder):
 def main():
     pristine, work, every, actions, *arguments = sys.argv[1:]
     pristine, work = Path(pristine), Path(work).resolve()
-    for module in ("titokc.cli.options", f"titokc.cli.{arguments[0]}", "titokc.codec", "torch"):
+    for module in (
+        "titokc.cli.options",
+        f"titokc.cli.{arguments[0]}",
+        "titokc.codec",
+        "torch",
+        *LATE.get(arguments[0], ()),
+    ):
         import_module(module)
     os.fsync = fsync
     sys.addaudithook(watch)

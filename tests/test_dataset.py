@@ -127,7 +127,7 @@ def test_bad_pictures_are_listed_and_stop_nothing(run, png):
     assert set(why) == {"2", "3", "4", "5", "../7", "8", "9"}
     assert why["2"] == "no bytes in this row"
     assert why["5"] == "5.jpg is a further picture of this sample"
-    assert why["../7"] == "not a usable key: expected a relative path such as cats/0001"
+    assert why["../7"] == "not a usable key: expected a relative path such as cats/0001, of at most 500 characters"
     assert why["9"].startswith("a further picture of this key: ")
     assert "3 pictures in 3 of 3 shards" in result.stderr
     assert "7 failed, see out/_manifest" in result.stderr
@@ -240,6 +240,52 @@ def test_ray_makes_the_same_files_though_a_worker_is_killed(run, png, tmp_path):
     assert contents("out") == contents("whole")
     assert failures("out") == failures("whole")
     assert set(failures("out")) == {f"{name}-bad" for name in range(6)}
+
+
+def test_keys_that_no_file_could_have(run, png):
+    keys = ["../x", "a\nb", "/a", "C:\\a", "", "a/" * 2000 + "a", "b" * 300, None, None]
+    pq.write_table(pa.table({"image": [png(1)] * len(keys), "key": keys}), "t.parquet")
+    run("tokenize", "t.parquet", "-o", "out", *FAST, code=1)
+    assert set(failures("out")) == set(keys[:6])
+    assert [row["key"] for row in rows("out")] == [keys[6], "t/00000007", "t/00000008"]
+    assert "file name too long" in run("decode", "out/t.parquet", "-o", "back", "--threads", "1", code=1).stderr
+
+
+def test_text_that_is_no_utf8_is_a_damaged_file(run, png):
+    key = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"], pa.binary()).buffers())
+    pq.write_table(pa.table({"image": [png(1)], "key": key}), "t.parquet")
+    result = run("tokenize", "t.parquet", "-o", "out", *FAST, code=1)
+    assert "t.parquet: cannot be read as Parquet: 'utf-8' codec can't decode" in result.stderr
+
+
+def test_results_are_no_sources_and_what_is_not_there_leaves_nothing(run, png):
+    Path("in").mkdir()
+    Path("in/1.png").write_bytes(png(1))
+    for _ in range(2):
+        assert "1 pictures in 1 of 1 shards" in run("tokenize", "in", "-o", "in/out", *FAST).stderr
+    assert "nowhere: cannot be read: no such file" in run("tokenize", "nowhere", "-o", "none", *FAST, code=1).stderr
+    assert not Path("none").exists()
+
+
+def test_damage_to_an_earlier_run_is_named(run, png):
+    Path("1.png").write_bytes(png(1))
+    run("tokenize", "1.png", "-o", "out", *FAST)
+    table, manifest, settings = (
+        Path("out", n) for n in ("pictures-00000.parquet", "_manifest/pictures-00000.json", "_titokc.json")
+    )
+    whole = table.read_bytes()
+    for text in ("[]", '{"state": 1}', json.dumps(json.loads(manifest.read_bytes()) | {"failed": 3})):
+        manifest.write_text(text)
+        run("tokenize", "1.png", "-o", "out", *FAST)
+        assert table.read_bytes() == whole
+        assert json.loads(manifest.read_bytes())["failed"] == []
+    table.write_bytes(b"x" * len(whole))
+    why = run("tokenize", "1.png", "-o", "out", *FAST, code=1).output
+    assert "out/pictures-00000.parquet: cannot be read as Parquet" in why
+    assert "remove it, and the same command makes it anew" in why
+    for text in ("[]", "1"):
+        settings.write_text(text)
+        assert "out" in run("tokenize", "1.png", "-o", "out", *FAST, code=1).output
 
 
 @pytest.mark.parametrize(("form", "suffix"), [("parquet", "parquet"), ("webdataset", "tar")])

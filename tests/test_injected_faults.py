@@ -126,17 +126,20 @@ TINY = (
 
 
 def train(tmp_path, pristine, every, actions):
-    """After any fault the same command, with --resume, ends with the last step's checkpoint."""
+    """After any fault the same command, with --resume, ends with the last step's checkpoint.
+
+    Two steps save three times (begun, next phase, done), which is the first time that an old checkpoint goes.
+    """
     options = [part for setting in TINY.split() for part in ("--set", setting)]
     options += ["--device", "cpu", "--threads", "1", "--dtype", "float32", "--cache", "cache", "-q"]
-    arguments = ["train", "photos", "--recipe", "nano", "-o", "run", "--resume", "--steps", "4", *options]
+    arguments = ["train", "photos", "--recipe", "nano", "-o", "run", "--resume", "--steps", "2", *options]
     _, rows = faults(tmp_path, pristine, *arguments, every=every, actions=actions)
     for row in rows:
         place = f"{row['action']} at {row['at']}: {row['said']}"
         assert "Traceback" not in row["said"], place
         assert "internal error" not in row["said"], place
         assert row["again"][0] == 0, f"{place}; again: {row['again'][1]}"
-        assert "run/checkpoints/step-00000004/average.safetensors" in row["files_again"], place
+        assert "run/checkpoints/step-00000002/average.safetensors" in row["files_again"], place
 
 
 @pytest.fixture

@@ -168,4 +168,4 @@ class Report:
         if not self.error_codes:
             return 0
         alone = len(self.error_codes) == 1 and set(self.counts) == {"failed"}
-        return self.error_codes.pop() if alone else 1
+        return min(self.error_codes) if alone else 1

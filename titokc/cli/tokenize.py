@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -110,8 +111,12 @@ def tokenize(
             report.fail(file.name, file.problem)
         elif file.source is None:
             raise UsageError("standard input is no data set: expected a folder, a glob, .tar or .parquet")
-        else:
+        elif not os.path.exists(file.source):  # noqa: PTH110 - Path's own raises for long names
+            report.fail(file.name, InputError("cannot be read: no such file"))
+        elif output.resolve() not in file.source.resolve().parents:  # earlier results are no sources
             files.append(file.source)
+    if not files and report.exit_code:
+        click.get_current_context().exit(report.exit_code)
     mine = shards(sources, files)[part[0] - 1 :: part[1]]
     job = prepare(output, **options)
     waiting, manifests = pending(job, mine)

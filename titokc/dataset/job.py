@@ -74,8 +74,8 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
                 raise OutputError(f"{output} has other files: choose a new folder")
             with suppress(OutputError):  # another machine of this run may be first
                 write_atomic(path, json.dumps(settings, indent=1).encode(), overwrite=False)
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        found = dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
         detail = reason(error) if isinstance(error, OSError) else error
         raise OutputError(f"{path} cannot be used: {detail}") from error
     for name, value in settings.items():
@@ -92,6 +92,7 @@ def pending(job: Job, shards: Sequence[Shard]) -> tuple[list[Shard], list[Manife
         try:
             manifest = json.loads(job.manifest(shard).read_bytes())
             written = (job.output / manifest["output"]).stat().st_size == manifest["bytes"]
+            written &= manifest["pictures"] + len(manifest["failed"]) >= 0
             state = manifest["state"]
         except (OSError, ValueError, LookupError, TypeError):
             waiting.append(shard)

@@ -76,21 +76,21 @@ def read(path: Path) -> Iterator[tuple[str, Sample]]:
     if path.suffix.lower() == FORMATS["webdataset"].suffix:
         yield from _members(path)
     else:
-        yield from ((row["key"] or "", row) for row in _rows(path))
+        yield from ((row["key"] or "", row) for row in _rows(path, schema().names))
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = schema().names
+    kinds = pa.schema([schema().field(name) for name in names])
     try:
         with pq.ParquetFile(path) as file:
             if lacking := set(names) - set(file.schema_arrow.names):
                 raise InputError(f"no column {', '.join(sorted(lacking))}: expected a file of `titokc tokenize`")
             for batch in file.iter_batches(1000, columns=names):
-                yield from pa.Table.from_batches([batch]).select(names).cast(schema()).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+                yield from pa.Table.from_batches([batch]).select(names).cast(kinds).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise InputError(f"cannot be read as Parquet: {' '.join(str(error).split())}") from error
 
 
@@ -128,7 +128,8 @@ def to_tok(row: dict[str, Any], info: ModelInfo) -> bytes:
 
 
 def repeated_keys(paths: Sequence[Path]) -> list[str]:
-    """The keys that stand in several of these files, or more than once in one; 8 bytes of memory for each key."""
+    """The keys that stand in several of these files, or more than once in one; 8 bytes of memory for each key. Raises
+    InputError for a file that was damaged since it was written."""
     import numpy as np
 
     hashes = [np.fromiter(map(hash, _keys(path)), np.int64) for path in paths]
@@ -140,8 +141,8 @@ def repeated_keys(paths: Sequence[Path]) -> list[str]:
 
 
 def _keys(path: Path) -> Iterator[str]:
-    if path.suffix == FORMATS["webdataset"].suffix:
-        return (key for key, _ in _members(path))
-    import pyarrow.parquet as pq
-
-    return iter(pq.read_table(path, columns=["key"])["key"].to_pylist())
+    is_tar = path.suffix == FORMATS["webdataset"].suffix
+    try:
+        yield from (key for key, _ in _members(path)) if is_tar else (row["key"] for row in _rows(path, ["key"]))
+    except InputError as error:
+        raise InputError(f"{path}: {error}: remove it, and the same command makes it anew") from error

@@ -26,6 +26,8 @@ PICTURES_PER_SHARD = 1000
 SHARD_SUFFIXES = frozenset({".tar", ".parquet"})
 KEY_COLUMNS = ("key", "__key__")
 _ROWS_AT_ONCE = 16
+# Characters; folders of one letter are then still fewer than Python's calls may be deep.
+_LONGEST_KEY = 500
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,11 @@ def pictures(shard: Shard, limits: Limits) -> Iterator[tuple[str, bytes | Path |
 def check_key(key: str) -> None:
     """InputError for a key that is no path below a folder, on some system, or that cannot be shown."""
     path = PureWindowsPath(key)  # knows the separators and drives of all systems
-    odd = path.anchor or ".." in path.parts or path.as_posix() != key
+    odd = len(key) > _LONGEST_KEY or path.anchor or ".." in path.parts or path.as_posix() != key
     if odd or any(unicodedata.category(character) in {"Cc", "Cs"} for character in key):
-        raise InputError("not a usable key: expected a relative path such as cats/0001")
+        raise InputError(
+            f"not a usable key: expected a relative path such as cats/0001, of at most {_LONGEST_KEY} characters"
+        )
 
 
 def _in_tar(path: Path, limits: Limits) -> Iterator[tuple[str, bytes | TitokcError]]:
@@ -109,7 +113,7 @@ def _in_tar(path: Path, limits: Limits) -> Iterator[tuple[str, bytes | TitokcErr
 
 def _in_parquet(path: Path, limits: Limits) -> Iterator[tuple[str, bytes | TitokcError]]:
     """Of the column "image", or else the only one of bytes or of Hugging Face's {bytes, path}. Keys are those of a
-    column "key" or "__key__", or else the file's name and the number of the row."""
+    column "key" or "__key__", or else, where it is null too, the file's name and the number of the row."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -121,13 +125,13 @@ def _in_parquet(path: Path, limits: Limits) -> Iterator[tuple[str, bytes | Titok
                 for row in batch.to_pylist():
                     value = row[image]
                     data = value.get("bytes") if isinstance(value, dict) else value
-                    name = str(row[key]) if key else f"{path.stem}/{at:08}"
+                    name = f"{path.stem}/{at:08}" if key is None or row[key] is None else str(row[key])
                     at += 1
                     if data is None:
                         yield name, InputError("no bytes in this row")
                     else:
                         yield name, InputError(_too_long(len(data))) if len(data) > limits.picture_bytes else data
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         problem = f"cannot be read as Parquet: {' '.join(str(error).split())}"
         if not at:
             raise InputError(problem) from error
