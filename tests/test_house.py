@@ -38,7 +38,7 @@ ALLOWED = {
     "options": "container imaging tiling",
     "budget": "container engines options tiling",
     "codec": "budget container engines files ids imaging judge limits many models options payload tiling weights",
-    "pillow_plugin": "codec container",
+    "pillow_plugin": "codec container options",
     "train": "engines files imaging judge models weights",
     "bench": "__init__ _version codec files imaging judge processes",
     "dataset": "budget codec container engines files ids imaging limits options processes weights",

@@ -198,8 +198,10 @@ def test_features_of_an_original_are_computed_once(photo, monkeypatch):
     networks_ = Networks()
     judge = Judge(["eld"], networks_)
     computed = []
-    features = networks_.eld.network.features
-    monkeypatch.setattr(networks_.eld.network, "features", lambda images: computed.append(images) or features(images))
+    features = networks_.load("lite0").network.features
+    monkeypatch.setattr(
+        networks_.load("lite0").network, "features", lambda images: computed.append(images) or features(images)
+    )
     original = array(photo(64, 64))
     for seed in range(1, 5):
         judge.picture(original, array(photo(64, 64, seed)))

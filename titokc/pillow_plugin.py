@@ -8,25 +8,17 @@
 Importing registers; a plain `import titokc` does not, because it leaves Pillow alone. `titokc.codec` does the work.
 """
 
+from dataclasses import fields
 from typing import IO, Any
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from titokc.container import MAGIC, MAX_FILE_SIZE, MIME_TYPE, SUFFIX, read_header
 from titokc.errors import ContainerError, TitokcError, UsageError
+from titokc.options import EncodeOptions
 
 FORMAT = "TOK"
-SAVE_OPTIONS = (
-    "tokens",
-    "tiles",
-    "target_size",
-    "target_psnr",
-    "target_ssim",
-    "effort",
-    "background",
-    "model",
-    "device",
-)
+SAVE_OPTIONS = {"model", "device", *(field.name for field in fields(EncodeOptions))} - {"form", "psnr"}
 # Options of `titokc.encode` and `encode_many` whose results are no .tok file.
 _NO_FILES = ("form", "details", "return_errors")
 

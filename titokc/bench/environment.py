@@ -26,7 +26,7 @@ def environment(codecs: Sequence[Contender], device: str) -> dict[str, Any]:
     return {
         "titokc": __version__,
         "codecs": {codec.name: codec.version for codec in codecs},
-        "packages": {name: metadata.version(name) for name in PACKAGES if _installed(name)},
+        "packages": {name: found for name in PACKAGES if (found := version_of(name))},
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
@@ -48,12 +48,12 @@ def without_places(argument: str) -> str:
     return "".join(Path(part).name if Path(part).is_absolute() or part.startswith("..") else part for part in parts)
 
 
-def _installed(package: str) -> bool:
+def version_of(package: str) -> str | None:
+    """None for a package that is not installed."""
     try:
-        metadata.version(package)
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _processor() -> str:

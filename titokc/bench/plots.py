@@ -37,7 +37,9 @@ def draw(summary: dict[str, Any], name: str, formats: Sequence[str] = ("png", "s
     figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    codecs = list(dict.fromkeys(group["codec"] for group in sorted(summary["groups"], key=_models_first)))
+    codecs = list(
+        dict.fromkeys(group["codec"] for group in sorted(summary["groups"], key=lambda each: each["kind"] != "model"))
+    )
     for number, codec in enumerate(codecs):
         _draw_codec(axes, summary["groups"], codec, name, number)
     metric = METRICS[name]
@@ -107,10 +109,6 @@ def _draw_codec(axes: Axes, groups: Sequence[Group], codec: str, name: str, numb
 
 def _times(factor: float) -> Callable[[Any], Any]:
     return lambda value: value * factor
-
-
-def _models_first(group: Group) -> bool:
-    return bool(group["kind"] != "model")
 
 
 def _bpp_of_a_byte(groups: Sequence[Group]) -> float | None:

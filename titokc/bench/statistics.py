@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,28 +59,21 @@ def paired_difference(first: Sequence[float], second: Sequence[float], higher_is
     return Difference(float(differences.mean()), low, high, wins, len(differences), p_value)
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """A rate-distortion curve: whole-file sizes in bytes, and a quality that grows with them (PSNR in dB)."""
 
     size_bytes: Sequence[float]
     quality: Sequence[float]
-
-    def usable(self) -> bool:
-        """At least three points, sizes and qualities growing together: what the interpolation needs."""
-        return len(self.size_bytes) >= 3 and bool(
-            np.all(np.diff(self.size_bytes) > 0) and np.all(np.diff(self.quality) > 0)
-        )
 
 
 def bd_rate(curve: Curve, reference: Curve) -> float | None:
     """Bjontegaard's rate difference in percent: the mean change of size at equal quality; negative is smaller.
 
     Mean of the difference in log size over the qualities that both curves reach (VCEG-M33), with monotone cubic
-    interpolation (PCHIP) instead of one polynomial. None where the curves do not overlap or are not usable.
+    interpolation (PCHIP) instead of one polynomial. None where the curves do not overlap, or one has fewer than three
+    points or does not grow.
     """
-    logs = [np.log(np.asarray(each.size_bytes, np.float64)) for each in (curve, reference)]
-    mean = _mean_gap(curve, reference, (curve.quality, reference.quality), (logs[0], logs[1]))
+    mean = _mean_gap(*((each.quality, np.log(each.size_bytes)) for each in (curve, reference)))
     return None if mean is None else (float(np.exp(mean)) - 1) * 100
 
 
@@ -88,23 +82,17 @@ def bd_quality(curve: Curve, reference: Curve) -> float | None:
 
     None as for `bd_rate`.
     """
-    logs = [np.log(np.asarray(each.size_bytes, np.float64)) for each in (curve, reference)]
-    return _mean_gap(curve, reference, (logs[0], logs[1]), (curve.quality, reference.quality))
+    return _mean_gap(*((np.log(each.size_bytes), each.quality) for each in (curve, reference)))
 
 
-def _mean_gap(
-    curve: Curve,
-    reference: Curve,
-    along: tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray],
-    of: tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray],
-) -> float | None:
-    """The mean of of[0] - of[1] over the range that both share on the axis `along`."""
+def _mean_gap(first: tuple[Any, Any], second: tuple[Any, Any]) -> float | None:
+    """The mean difference of two curves y(x) over the range of x that they share."""
     from scipy.interpolate import PchipInterpolator
 
-    if not (curve.usable() and reference.usable()):
+    if any(len(x) < 3 or min(np.diff(x)) <= 0 or min(np.diff(y)) <= 0 for x, y in (first, second)):
         return None
-    low, high = max(along[0][0], along[1][0]), min(along[0][-1], along[1][-1])
+    low, high = max(first[0][0], second[0][0]), min(first[0][-1], second[0][-1])
     if low >= high:
         return None
-    areas = [float(PchipInterpolator(x, y).integrate(low, high)) for x, y in zip(along, of, strict=True)]
+    areas = [float(PchipInterpolator(x, y).integrate(low, high)) for x, y in (first, second)]
     return (areas[0] - areas[1]) / float(high - low)

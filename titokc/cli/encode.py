@@ -16,6 +16,7 @@ from titokc.cli.options import (
     effort_option,
     form_of,
     inputs_argument,
+    model_option,
     output_option,
 )
 from titokc.cli.plan import Naming, plan
@@ -27,7 +28,7 @@ from titokc.options import Encoded
 @click.command()
 @inputs_argument
 @output_option("File, folder, or - (stdout).")
-@click.option("--model", metavar="NAME|PATH", help="A known model or a model directory. [default: nano]")
+@model_option
 @click.option("--tokens", metavar="N", type=click.IntRange(1), help="Tokens per tile. [default: the model's most]")
 @click.option("--tiles", metavar="auto|RxC", type=Grid("auto"), help="Grid of tiles, rows x columns. [default: 1x1]")
 @click.option(

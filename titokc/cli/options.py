@@ -3,8 +3,8 @@
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import wraps
+from dataclasses import dataclass
+from functools import reduce, wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,13 +22,9 @@ SUFFIXES = {"tok": ".tok", "bare": ".bin", "base64": ".txt"}
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What `batch_options` collects: how the model runs, what is refused, and what is written and said."""
+    """What `batch_options` collects: `engine`, how the model runs; what is refused; and what is written and said."""
 
-    device: str
-    engine: str
-    dtype: str | None
-    batch_size: int
-    threads: int | None
+    engine: dict[str, Any]
     limits: Limits
     skip_existing: bool
     force: bool
@@ -41,16 +37,7 @@ class BatchOptions:
 
         # Read when NumPy is imported, for the light engine: it shares tiles out among threads, not products.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        return Codec(
-            model,
-            device=self.device,
-            engine=self.engine,
-            dtype=self.dtype,
-            batch_size=self.batch_size,
-            threads=self.threads,
-            limits=self.limits,
-            progress=progress,
-        )
+        return Codec(model, limits=self.limits, progress=progress, **self.engine)
 
 
 class Size(click.ParamType):
@@ -108,6 +95,7 @@ def output_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any
     return click.option("-o", "--output", metavar="OUT", type=path, help=text)
 
 
+model_option = click.option("--model", metavar="NAME|PATH", help="A known model or a model directory. [default: nano]")
 effort_option = click.option(
     "--effort",
     metavar="0..9",
@@ -118,75 +106,78 @@ effort_option = click.option(
 )
 
 
-def batch_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every verb that runs a model over files, given to `function` as `options`, a BatchOptions."""
+def engine_options(
+    what: str, threads: str, *, choice: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--device and the like, as `titokc.engines.open` takes them. choice: also --engine and --dtype."""
     from titokc.engines import DEFAULT_BATCH_SIZE, ENGINES
 
-    names = {field.name for field in fields(BatchOptions)}
+    number = click.IntRange(1)
+    device = click.option(
+        "--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
+    )
+    engine = click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default="auto",
+        show_default=True,
+        help="light: nano on the CPU, in NumPy; torch: all models. auto: light where it can.",
+    )
+    dtype = click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        help="Precision of torch's decoder. [default: bfloat16 where the processor or GPU has it, else float32]",
+    )
+    size = click.option(
+        "--batch-size", metavar="N", type=number, default=DEFAULT_BATCH_SIZE, show_default=True, help=what
+    )
+    counts = (size, click.option("--threads", metavar="N", type=number, help=threads))
+    return _all(device, *((engine, dtype) if choice else ()), *counts)
+
+
+def batch_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every verb that runs a model over files, given to `function` as `options`, a BatchOptions."""
 
     @wraps(function)
-    def collected(**given: Any) -> Any:
-        options = BatchOptions(**{name: given.pop(name) for name in names})
+    def collected(skip_existing: bool, force: bool, as_json: bool, quiet: bool, limits: Limits, **given: Any) -> Any:
+        engine = {name: given.pop(name) for name in ("device", "engine", "dtype", "batch_size", "threads")}
+        options = BatchOptions(engine, limits, skip_existing, force, as_json, quiet)
         return function(options=options, **given)
 
-    decorators: list[Callable[..., Any]] = [
-        click.option(
-            "--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
-        ),
-        click.option(
-            "--engine",
-            type=click.Choice(ENGINES),
-            default="auto",
-            show_default=True,
-            help="light: nano on the CPU, in NumPy; torch: all models. auto: light where it can.",
-        ),
-        click.option(
-            "--dtype",
-            type=click.Choice(["float32", "bfloat16", "float16"]),
-            help="Precision of torch's decoder. [default: bfloat16 where the processor or GPU has it, else float32]",
-        ),
-        click.option(
-            "--batch-size",
-            metavar="N",
-            type=click.IntRange(1),
-            default=DEFAULT_BATCH_SIZE,
-            show_default=True,
-            help="Tiles at a time on a GPU.",
-        ),
-        click.option("--threads", metavar="N", type=click.IntRange(1), help="CPU threads. [default: all cores]"),
+    return _all(
+        engine_options("Tiles at a time on a GPU.", "CPU threads. [default: all cores]"),
         limit_options(DEFAULT_LIMITS),
         click.option("--skip-existing", is_flag=True, help="Leave out inputs whose result exists already."),
         click.option("--force", is_flag=True, help="Overwrite results that exist (otherwise that is an error)."),
         click.option("--json", "as_json", is_flag=True, help="One JSON object per file on stdout."),
         click.option("-q", "--quiet", is_flag=True, help="No progress bar, notes and summary; errors only."),
-    ]
-    decorated: Callable[..., Any] = collected
-    for decorator in reversed(decorators):
-        decorated = decorator(decorated)
-    return decorated
+    )(collected)
 
 
 def limit_options(defaults: Limits) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """--max-pixels and the like, what a picture or header may declare at most, given to the verb as `limits`."""
+
+    def limit(name: str, default: int, text: str) -> Callable[..., Any]:
+        number = click.IntRange(1)
+        return click.option(name, metavar="N", type=number, default=default, show_default=True, help=text)
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def collected(max_pixels: int, max_side: int, max_indices: int, **given: Any) -> Any:
             return function(limits=Limits(max_pixels, max_side, max_indices), **given)
 
-        decorated: Callable[..., Any] = collected
-        for name, default, text in (
-            ("--max-indices", defaults.max_indices, "Refuse files with more tokens."),
-            ("--max-side", defaults.max_side, "The same for width and for height."),
-            ("--max-pixels", defaults.max_pixels, "Refuse pictures with more."),
-        ):
-            option = click.option(
-                name, metavar="N", type=click.IntRange(1), default=default, show_default=True, help=text
-            )
-            decorated = option(decorated)
-        return decorated
+        return _all(
+            limit("--max-pixels", defaults.max_pixels, "Refuse pictures with more."),
+            limit("--max-side", defaults.max_side, "The same for width and for height."),
+            limit("--max-indices", defaults.max_indices, "Refuse files with more tokens."),
+        )(collected)
 
     return decorate
+
+
+def _all(*options: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Several options as one, in this order in --help."""
+    return lambda function: reduce(lambda decorated, option: option(decorated), reversed(options), function)
 
 
 def form_of(bare: bool, base64: bool) -> str:

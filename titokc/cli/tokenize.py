@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from titokc.cli.options import BatchOptions, effort_option, limit_options
+from titokc.cli.options import BatchOptions, effort_option, engine_options, limit_options, model_option
 from titokc.cli.plan import Task, find, is_taken
 from titokc.cli.report import Progress, Report, say
 from titokc.cli.streams import write_result
 from titokc.container import read_header
-from titokc.engines import DEFAULT_BATCH_SIZE
 from titokc.errors import InputError, OutputError, TitokcError, UsageError
 from titokc.limits import DEFAULT_LIMITS, Limits
 
@@ -53,7 +52,7 @@ class Part(click.ParamType):
     help="Rows of Parquet, or KEY.tok in tar.",
 )
 @click.option("--tokens", metavar="N", type=click.IntRange(1), help="Tokens a picture. [default: the model's most]")
-@click.option("--model", metavar="NAME|PATH", help="A known model or a model directory. [default: nano]")
+@model_option
 @effort_option
 @click.option(
     "--shard", "part", metavar="I/N", type=Part(), default="1/1", help="Only every Nth shard, from the Ith on."
@@ -65,20 +64,8 @@ class Part(click.ParamType):
     type=click.IntRange(1),
     help="Processes, each with a model. [default: 1; with Ray all GPUs or CPUs]",
 )
-@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option(
-    "--batch-size",
-    metavar="N",
-    type=click.IntRange(1),
-    default=DEFAULT_BATCH_SIZE,
-    show_default=True,
-    help="Pictures at a time on a GPU.",
-)
-@click.option(
-    "--threads",
-    metavar="N",
-    type=click.IntRange(1),
-    help="CPU threads of each worker. [default: its share; with Ray 1]",
+@engine_options(
+    "Pictures at a time on a GPU.", "CPU threads of each worker. [default: its share; with Ray 1]", choice=False
 )
 @limit_options(DEFAULT_LIMITS)
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")

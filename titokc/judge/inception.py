@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titokc.errors import MetricWeightsMissingError, UsageError, WeightsError
+from titokc.errors import UsageError, WeightsError
 from titokc.judge.files import INCEPTION, INCEPTION_STAND_IN, find
-from titokc.judge.networks import read
+from titokc.judge.networks import package, read
 
 SIDE = 299
 
@@ -37,14 +37,9 @@ class Inception(nn.Module):
         self.stand_in = stand_in
         used_for = "FID-768 (stand-in)" if stand_in else "FID and KID"
         found = find(INCEPTION_STAND_IN if stand_in else INCEPTION, folder, used_for=used_for, **finding)
-        try:
-            from torch_fidelity import feature_extractor_inceptionv3 as fid
-            from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
-        except ImportError as error:
-            raise MetricWeightsMissingError(
-                "the package torch-fidelity is not installed (pip install 'titokc[metrics]')"
-            ) from error
-        self._resized = interpolate_bilinear_2d_like_tensorflow1x
+        fid = package("torch_fidelity.feature_extractor_inceptionv3")
+        resizing = package("torch_fidelity.interpolate_compat_tensorflow")
+        self._resized = resizing.interpolate_bilinear_2d_like_tensorflow1x
         layers: dict[str, nn.Module] = {
             "Conv2d_1a_3x3": fid.BasicConv2d(3, 32, kernel_size=3, stride=2),
             "Conv2d_2a_3x3": fid.BasicConv2d(32, 32, kernel_size=3),

