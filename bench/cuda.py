@@ -237,6 +237,7 @@ def steps_of(name: str, images: Any, dry: bool, scratch: Path) -> Iterator[Row]:
     from titokc.train import objectives, recipes
     from titokc.train.distributed import Group
     from titokc.train.estimate import measure
+    from titokc.train.loop import Trainer
     from titokc.train.recipes import schema
     from titokc.train.start import build
 
@@ -259,7 +260,8 @@ def steps_of(name: str, images: Any, dry: bool, scratch: Path) -> Iterator[Row]:
         save_file(MaskGITVQGAN(32 if dry else 128).state_dict(), proxy)
     setup = objectives.Setup(device, Group(), proxy)
     begun = [objectives.begin(phase.objective, setup) if phase.share else None for phase in recipe.phases]
-    for cost in measure(recipe, model, begun, images, find_dtype(None, device), os.cpu_count() or 1):
+    precision, workers = find_dtype(None, device), os.cpu_count() or 1
+    for cost in measure(Trainer(recipe, model, begun, images, scratch, autocast=precision, workers=workers)):
         place = {"phase": cost.phase.name, "side": cost.view.side, "batch": cost.view.batch_size}
         rates = {"pictures_per_s": round(cost.rate, 1), "fed_per_s": round(cost.fed, 1), "at_a_time": cost.images}
         yield place | rates | {"limit": "step" if cost.rate < cost.fed else "feed"} | peak()

@@ -27,6 +27,7 @@ from titokc.train.checkpoint import locked
 
 # Of what decoding makes of a file: caches of another version are not used.
 _VERSION = 2
+_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,6 @@ class ImageSet:
         max_side: int,
         folder: Path,
         cache_bytes: float = 8 << 30,
-        threads: int = 2,
         progress: Callable[[list[Source]], Iterable[Source]] = iter,
     ) -> None:
         self._max_side = max_side
@@ -155,7 +155,7 @@ class ImageSet:
                 for litter in folder.glob(LITTER):  # of builds that were killed
                     shutil.rmtree(litter)
                 if not cache.exists():
-                    self._build(sources, cache, cache_bytes, threads, progress)
+                    self._build(progress(sources), cache, cache_bytes)
         index = json.loads((cache / "index.json").read_text())
         good = [(s, size) for s, size in zip(sources, index["sizes"], strict=True) if size]
         self.unreadable = [s.name for s, size in zip(sources, index["sizes"], strict=True) if not size]
@@ -184,14 +184,7 @@ class ImageSet:
             raise InputError(f"{self.names[at]}: has become unreadable during the training")
         return pixels
 
-    def _build(
-        self,
-        sources: list[Source],
-        cache: Path,
-        cache_bytes: float,
-        threads: int,
-        progress: Callable[[list[Source]], Iterable[Source]],
-    ) -> None:
+    def _build(self, sources: Iterable[Source], cache: Path, cache_bytes: float) -> None:
         """Makes the folder `cache`: index.json, and pixels.u8 if they are not too many."""
 
         def read(source: Source) -> tuple[int, np.ndarray | None]:
@@ -203,11 +196,10 @@ class ImageSet:
 
         sizes: list[list[int]] = []
         total, contents = 0, hashlib.sha256()
-        chunk = 64 * threads
         with staged(cache) as part:
-            with ThreadPoolExecutor(threads) as pool, (part / "pixels.u8").open("wb") as file:
-                shown = iter(progress(sources))
-                while batch := list(itertools.islice(shown, chunk)):
+            with ThreadPoolExecutor(_THREADS) as pool, (part / "pixels.u8").open("wb") as file:
+                shown = iter(sources)
+                while batch := list(itertools.islice(shown, 64 * _THREADS)):
                     for checksum, pixels in pool.map(read, batch):
                         contents.update(checksum.to_bytes(4, "big"))
                         sizes.append([] if pixels is None else list(pixels.shape[:2]))

@@ -6,17 +6,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from titokc.models.interface import Tokenizer
-from titokc.train import optim
 from titokc.train.augment import Sampler
-from titokc.train.data import ImageSet
-from titokc.train.distributed import Group
 from titokc.train.feed import Feed
-from titokc.train.gradients import Gradients
+from titokc.train.loop import Trainer
 from titokc.train.objectives import Objective
-from titokc.train.recipes.schema import Phase, Recipe, View
+from titokc.train.recipes.schema import Phase, View
 
 # Batches are doubled until a step takes so long: what every step costs counts less and less. Whole batches are repeated
 # until they have taken as long together.
@@ -41,41 +37,37 @@ class Cost(NamedTuple):
         return self.images / self.seconds
 
 
-def estimate(
-    recipe: Recipe,
-    tokenizer: Tokenizer,
-    objectives: list[Objective | None],
-    images: ImageSet,
-    autocast: torch.dtype,
-    workers: int,
-    processes: int,
-) -> list[str]:
-    """Lines for a person: parameters, the memory of one process, and the time of each phase on this device.
+def estimate(trainer: Trainer, processes: int) -> list[str]:
+    """Lines for a person: parameters, the memory of one of `processes`, and the time of each phase on this device.
 
-    Measured are steps of all phases and views as they would be at their end, with all networks, on `images`.
+    Measured are steps of all phases and views as they would be at their end, with all networks.
     """
-    phases = [(phase, objective) for phase, objective in zip(recipe.phases, objectives, strict=True) if objective]
-    optimizers = _optimizers(recipe, tokenizer)
-    numbers = sum(p.numel() for p in tokenizer.parameters())
+    recipe = trainer.recipe
+    phases = [phase for phase in recipe.phases if phase.share]
+    numbers = sum(p.numel() for p in trainer.tokenizer.parameters())
+    training: set[nn.Parameter] = set()
+    for phase in phases:
+        trainer.train_for(phase)
+        training.update(trainer.trained)
     trained = {
-        name: sum(p.numel() for settings in optimizer.param_groups for p in settings["params"])
-        for name, optimizer in optimizers.items()
+        name: sum(p.numel() for settings in optimizer.param_groups for p in settings["params"] if p in training)
+        for name, optimizer in trainer.optimizers.items()
     }
-    by_name = ", ".join(f"{count:,} by {name}" for name, count in trained.items())
+    by_name = ", ".join(f"{count:,} by {name}" for name, count in trained.items() if count)
     lines = [f"parameters: {numbers:,}; trained {by_name}"]
     # Weights and their average; gradients, with Muon's one moment or AdamW's two.
     held = 2 * numbers + sum(count * (2 if name == "muon" else 3) for name, count in trained.items())
-    others = [part for _, objective in phases for part in objective.tensors().values()]
+    others = [part for objective in trainer.objectives if objective for part in objective.tensors().values()]
     if extra := sum(tensor.numel() for part in others for tensor in part.values()):
         lines.append(f"adversary: {extra:,} parameters")
         held += 4 * extra
     lines.append(f"memory: {4 * held / _GIB:.2f} GiB for weights, average, gradients and moments, and activations:")
     hours = 0.0
-    for cost in measure(recipe, tokenizer, objectives, images, autocast, workers, processes):
+    for cost in measure(trainer, processes):
         phase, view = cost.phase, cost.view
         mine = view.batch_size // processes
         seconds = mine / min(cost.rate, cost.fed)
-        share = phase.share / sum(p.share for p, _ in phases) * view.share / sum(v.share for v in phase.views)
+        share = phase.share / sum(p.share for p in phases) * view.share / sum(v.share for v in phase.views)
         hours += share * recipe.steps * seconds / 3600
         most = min(recipe.micro_batch or mine, mine)
         limit = "the step" if cost.rate < cost.fed else "the feed: more --workers, or --cache-gib"
@@ -92,40 +84,24 @@ def estimate(
     return lines
 
 
-def measure(
-    recipe: Recipe,
-    tokenizer: Tokenizer,
-    objectives: list[Objective | None],
-    images: ImageSet,
-    autocast: torch.dtype,
-    workers: int,
-    processes: int = 1,
-) -> Iterator[Cost]:
-    """The cost of each view of each phase that has an objective, in one of `processes`, with their optimisers; rates
-    are 0, so that nothing changes."""
-    optimizers = list(_optimizers(recipe, tokenizer).values())
-    gradients = Gradients(tokenizer, Group(), recipe, autocast)
-    feed = Feed(workers, Group(), tokenizer.device)
-    tokenizer.train()
+def measure(trainer: Trainer, processes: int = 1) -> Iterator[Cost]:
+    """The cost of each view of each phase that has a share, in one of `processes`; the optimisers' rates are 0."""
+    recipe = trainer.recipe
+    trainer.tokenizer.train()
     try:
-        for phase, objective in zip(recipe.phases, objectives, strict=True):
-            for view in phase.views if objective else ():
-                assert objective is not None
+        for phase, objective in zip(recipe.phases, trainer.objectives, strict=True):
+            if objective is None:
+                continue
+            trainer.train_for(phase)
+            for view in phase.views:
                 mine = max(1, view.batch_size // processes)
-                sampler = feed.sampler(images, replace(view, batch_size=mine), (0,))
+                sampler = trainer.feed.sampler(trainer.images, replace(view, batch_size=mine), (0,))
                 most = min(recipe.micro_batch or mine, mine)
-                measured = _measured(gradients, phase, objective, optimizers, sampler, most)
-                yield Cost(phase, view, *measured, _fed(feed, sampler))
+                yield Cost(
+                    phase, view, *_measured(trainer, phase, objective, sampler, most), _fed(trainer.feed, sampler)
+                )
     finally:
-        feed.close()
-
-
-def _optimizers(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, torch.optim.Optimizer]:
-    """Of all that trains in some phase."""
-    prefixes = tuple(prefix for phase in recipe.phases if phase.share for prefix in phase.trainable or ("",))
-    for name, parameter in tokenizer.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and name.startswith(prefixes))
-    return optim.build(tokenizer, recipe.muon, recipe.betas, recipe.weight_decay)
+        trainer.feed.close()
 
 
 def _fed(feed: Feed, sampler: Sampler) -> float:
@@ -141,17 +117,12 @@ def _fed(feed: Feed, sampler: Sampler) -> float:
 
 
 def _measured(
-    gradients: Gradients,
-    phase: Phase,
-    objective: Objective,
-    optimizers: list[torch.optim.Optimizer],
-    sampler: Sampler,
-    most: int,
+    trainer: Trainer, phase: Phase, objective: Objective, sampler: Sampler, most: int
 ) -> tuple[int, float, int]:
     """(images, seconds that steps over them took, bytes kept for the backward pass of each), of at most `most` images
     a step."""
-    device = gradients.tokenizer.device
-    seen = {p.untyped_storage().data_ptr() for p in gradients.tokenizer.parameters()}
+    gradients, device = trainer.gradients, trainer.device
+    seen = {p.untyped_storage().data_ptr() for p in trainer.tokenizer.parameters()}
     kept_bytes = 0
 
     def keep(tensor: Tensor) -> Tensor:
@@ -168,10 +139,12 @@ def _measured(
             torch.cuda.synchronize()
         began = time.perf_counter()
         gradients.of(batch, phase, objective, 1.0).fetch()
-        for optimizer in optimizers:
+        for optimizer in trainer.optimizers.values():
             gradients.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         gradients.scaler.update()
+        for revival in trainer.revivals.values():
+            revival.step()
         objective.learn(0.0)
         if device.type == "cuda":
             torch.cuda.synchronize()

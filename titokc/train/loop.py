@@ -69,17 +69,16 @@ class Trainer:
         self.group = group or Group()
         self.optimizers = optim.build(tokenizer, recipe.muon, recipe.betas, recipe.weight_decay)
         self.average = optim.Average(tokenizer, recipe.ema_decay)
-        self._objectives = objectives
-        self._images, self._validation, self._log = images, validation, log
+        self.objectives, self.images = objectives, images
+        self._validation, self._log = validation, log
         self._trainable = {name: p for name, p in tokenizer.named_parameters() if p.requires_grad}
         self._names: optim.Names = {parameter: name for name, parameter in self._trainable.items()}
-        self._revivals: dict[str, CodebookRevival] = {}
-        if recipe.revival_patience:
-            self._revivals = {n: CodebookRevival(q, recipe.revival_patience) for n, q in tokenizer.codebooks.items()}
-        self._gradients = Gradients(tokenizer, self.group, recipe, autocast)
-        self._scaler = self._gradients.scaler
-        self._feed = Feed(workers, self.group, self.device)
-        self._trained: list[nn.Parameter] = []
+        codebooks = tokenizer.codebooks if recipe.revival_patience else {}
+        self.revivals = {name: CodebookRevival(q, recipe.revival_patience) for name, q in codebooks.items()}
+        self.gradients = Gradients(tokenizer, self.group, recipe, autocast)
+        self._scaler = self.gradients.scaler
+        self.feed = Feed(workers, self.group, self.device)
+        self.trained: list[nn.Parameter] = []
         self._squares: dict[int, Tensor] = {}
         self._failures, self._failed_at = 0, -1
         self._saved_at = (0, 0.0)
@@ -117,7 +116,7 @@ class Trainer:
             # torchrun ends the others when one process is lost: they still have to say so.
             for number, handler in previous.items() if self.group.size == 1 else ():
                 signal.signal(number, handler)
-            self._feed.close()
+            self.feed.close()
         if self._stop:
             raise KeyboardInterrupt
         return self.state
@@ -148,7 +147,7 @@ class Trainer:
 
     @property
     def _objective(self) -> Objective[Any]:
-        objective = self._objectives[self.state.phase]
+        objective = self.objectives[self.state.phase]
         assert objective is not None
         return objective
 
@@ -163,15 +162,16 @@ class Trainer:
         for view in views:
             if view.batch_size % self.group.size:
                 raise UsageError(f"a batch of {view.batch_size} cannot be shared by {self.group.size} processes")
-        seeds = [(self.recipe.seed, phase, at) for at in range(len(views))]
-        self._feed.enter(
-            [self._feed.sampler(self._images, view, seed) for view, seed in zip(views, seeds, strict=True)]
-        )
-        prefixes = self._phase.trainable
+        seed = self.recipe.seed, phase
+        self.feed.enter([self.feed.sampler(self.images, view, (*seed, at)) for at, view in enumerate(views)])
+        self.train_for(self._phase)
+
+    def train_for(self, phase: Phase) -> None:
+        """Gradients for what trains in a phase, and for nothing else."""
         for name, parameter in self._trainable.items():
-            parameter.requires_grad_(not prefixes or name.startswith(prefixes))
-        self._trained = [parameter for parameter in self._trainable.values() if parameter.requires_grad]
-        self._gradients.enter()
+            parameter.requires_grad_(name.startswith(phase.trainable or ""))
+        self.trained = [parameter for parameter in self._trainable.values() if parameter.requires_grad]
+        self.gradients.enter()
 
     def _begin(self) -> None:
         """The first moments of a run, or of its continuation: what is to be fitted, and the checkpoint of step 0."""
@@ -196,8 +196,8 @@ class Trainer:
         if self.group.first:
             self._say(f"fitting the tokenizer to training images: {steps} steps, {state.fitted or 0} done")
             seed = (self.recipe.seed, len(self.recipe.phases))
-            sampler = self._feed.sampler(self._images, self._phase.views[0], seed)
-            batches = (batch.images(self.device) for batch in self._feed.all_of(sampler))
+            sampler = self.feed.sampler(self.images, self._phase.views[0], seed)
+            batches = (batch.images(self.device) for batch in self.feed.all_of(sampler))
             before, saved = state.fitting, state.fitting
             for done in self.tokenizer.fit(batches, state.fitted or 0):
                 state.fitted, state.fitting = done, before + time.monotonic() - self._clock
@@ -227,21 +227,21 @@ class Trainer:
         """One optimiser step; False after a roll-back."""
         recipe, state = self.recipe, self.state
         view = state.next_view(self._phase)
-        batch = self._feed.take(view, state.positions[view])
+        batch = self.feed.take(view, state.positions[view])
         taken = len(batch.draws) * self.group.size
         state.positions[view] += taken
         state.view_steps[view] += 1
         ahead = state.next_view(self._phase)
-        self._feed.prepare(ahead, state.positions[ahead])
+        self.feed.prepare(ahead, state.positions[ahead])
 
         seeds = np.random.SeedSequence([recipe.seed, state.step, self.group.rank])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
         self.tokenizer.train()
         progress = phase_progress(recipe, state)
-        tally = self._gradients.of(batch, self._phase, self._objective, progress)
+        tally = self.gradients.of(batch, self._phase, self._objective, progress)
         for optimizer in self.optimizers.values():
             self._scaler.unscale_(optimizer)
-        tally.add("norm", nn.utils.clip_grad_norm_(self._trained, recipe.clip))
+        tally.add("norm", nn.utils.clip_grad_norm_(self.trained, recipe.clip))
         found = tally.fetch()
         norm = found.pop("norm")
         total = self._agree(found)
@@ -258,9 +258,9 @@ class Trainer:
             self._scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self._scaler.update()
-        revived = sum(revival.step() for revival in self._revivals.values())
+        revived = sum(revival.step() for revival in self.revivals.values())
         # There is no gradient scaler for what else learns: float16 would lose its small gradients.
-        with nullcontext() if self._scaler.is_enabled() else self._gradients.casting():
+        with nullcontext() if self._scaler.is_enabled() else self.gradients.casting():
             total |= self._objective.learn(factor)
         self.average.update(state.step)
         state.step += 1
@@ -311,7 +311,7 @@ class Trainer:
             "tokenizer": self.tokenizer.state_dict(),
             "average": self.average.tokenizer.state_dict(),
             **{name: optim.state_tensors(optimizer, self._names) for name, optimizer in self.optimizers.items()},
-            **{f"revival_{name}": revival.state_dict() for name, revival in self._revivals.items()},
+            **{f"revival_{name}": revival.state_dict() for name, revival in self.revivals.items()},
             **self._objective.tensors(),
         }
         state = {"recipe": self.recipe.name, "scaler": self._scaler.state_dict(), **asdict(self.state)}
@@ -350,7 +350,7 @@ class Trainer:
         checkpoint.fill(self.average.tokenizer, parts["average"], folder)
         for key, optimizer in self.optimizers.items():
             optim.load_state_tensors(optimizer, self._names, parts.get(key, {}))
-        for key, revival in self._revivals.items():
+        for key, revival in self.revivals.items():
             if f"revival_{key}" in parts:
                 revival.load_state_dict(parts[f"revival_{key}"])
         if scaler := numbers.pop("scaler", None):
@@ -368,7 +368,7 @@ class Trainer:
         side = max(view.side for view in self._phase.views)
         if side not in self._squares:
             self._squares[side] = pictures(self._validation, side, self.recipe.val_images)
-        with self._gradients.casting():
+        with self.gradients.casting():
             found, grid = self._objective.validate(self.average.tokenizer, self._squares[side])
         if self._log is not None:
             self._log.record("val", state.step, {"side": side, "elapsed": round(state.elapsed, 1), **found})

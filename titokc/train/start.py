@@ -24,7 +24,7 @@ from titokc.train.distributed import Group, local_device
 from titokc.train.estimate import estimate
 from titokc.train.log import RunLog
 from titokc.train.loop import Trainer
-from titokc.train.objectives import Objective, Setup
+from titokc.train.objectives import Setup
 from titokc.train.recipes import schema
 from titokc.train.recipes.schema import Recipe
 
@@ -82,26 +82,22 @@ def start(
             say(f"--scale {recipe.scale}: batches {recipe.scale}, rates {recipe.scale**0.5:.3g} times the recipe's own")
         setup = Setup(place, group, proxy)
         begin = [objectives.begin(phase.objective, setup) if phase.share else None for phase in recipe.phases]
+        options: dict[str, Any] = {"initialised": initial is not None, "autocast": autocast, "group": group}
         if dry_run:
-            threads = workers or (1 if place.type == "cpu" else os.cpu_count() or 1)
-            _say_estimate(recipe, tokenizer, begin, found, autocast, threads, initial is None and not begun, say)
+            options["workers"] = workers or (1 if place.type == "cpu" else os.cpu_count() or 1)
+            with _few(found, recipe, say) as images:
+                for line in estimate(
+                    Trainer(recipe, tokenizer, begin, images, run, **options), int(os.environ.get("WORLD_SIZE", 1))
+                ):
+                    say(line)
+            if initial is None and not begun and tokenizer.fit_steps:
+                say("before that its quantiser is fitted, which takes 10 to 20 minutes on two cores (not measured)")
             return
         with _held(run, recipe, group), ExitStack() as stack:
             log = stack.enter_context(closing(RunLog(run, say, quiet))) if group.first else None
             training, validation = image_sets(found, recipe, cache or run / "cache", cache_gib, group, log)
-            trainer = Trainer(
-                recipe,
-                tokenizer,
-                begin,
-                training,
-                run,
-                validation=validation,
-                initialised=initial is not None,
-                log=log,
-                group=group,
-                autocast=autocast,
-                workers=workers or (1 if training.cached and place.type == "cpu" else os.cpu_count() or 1),
-            )
+            options["workers"] = workers or (1 if training.cached and place.type == "cpu" else os.cpu_count() or 1)
+            trainer = Trainer(recipe, tokenizer, begin, training, run, validation=validation, log=log, **options)
             if checkpoint.saved(run):
                 trainer.resume(other_data)
             trainer.run()
@@ -220,17 +216,9 @@ def image_sets(
     return training, validation if len(validation) else None
 
 
-def _say_estimate(
-    recipe: Recipe,
-    tokenizer: Tokenizer,
-    begin: list[Objective | None],
-    found: Found,
-    autocast: torch.dtype,
-    workers: int,
-    fresh: bool,
-    say: Callable[[str], None],
-) -> None:
-    """What `--dry-run` says, measured on a few of the images."""
+@contextmanager
+def _few(found: Found, recipe: Recipe, say: Callable[[str], None]) -> Iterator[ImageSet]:
+    """Some of the images, for a dry run; said what there is."""
     for note in found.notes:
         say(note)
     say(f"{len(found.training)} training images, {len(found.validation)} for validation")
@@ -239,8 +227,4 @@ def _say_estimate(
         images = ImageSet(some, _cached_side(recipe), Path(folder))
         if not len(images):
             raise InputError(f"none of {len(some)} training images can be read, {images.unreadable[0]} for one")
-        processes = int(os.environ.get("WORLD_SIZE", 1))
-        for line in estimate(recipe, tokenizer, begin, images, autocast, workers, processes):
-            say(line)
-    if fresh and tokenizer.fit_steps:
-        say("before that its quantiser is fitted to training images, 10 to 20 minutes on two cores (not measured)")
+        yield images
