@@ -216,7 +216,8 @@ def test_ray_makes_the_same_files_though_a_worker_is_killed(run, png, tmp_path):
     options = ("--effort", "1", "--threads", "1")
     run("tokenize", *shards, "-o", "whole", *options, code=1)
     command = [sys.executable, "-m", "titokc", "tokenize", *shards, "-o", "out", *options]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    # Ray's own default, 15, leaves its workers hardly any time on a busy machine.
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
     process = subprocess.Popen(
         [*command, "--runner", "ray", "--workers", "2"], env=environment, stderr=subprocess.PIPE, text=True
     )
@@ -265,6 +266,7 @@ def test_results_are_no_sources_and_what_is_not_there_leaves_nothing(run, png):
         assert "1 pictures in 1 of 1 shards" in run("tokenize", "in", "-o", "in/out", *FAST).stderr
     assert "nowhere: cannot be read: no such file" in run("tokenize", "nowhere", "-o", "none", *FAST, code=1).stderr
     assert not Path("none").exists()
+    assert "cannot be written: not a directory" in run("tokenize", "in/1.png", "-o", "in/1.png/x", *FAST, code=1).stderr
 
 
 def test_damage_to_an_earlier_run_is_named(run, png):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +71,11 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
         if not path.exists():
             if output.is_dir() and any(output.iterdir()):
                 raise OutputError(f"{output} has other files: choose a new folder")
-            with suppress(OutputError):  # another machine of this run may be first
+            try:
                 write_atomic(path, json.dumps(settings, indent=1).encode(), overwrite=False)
+            except OutputError:  # another machine of this run may have been first
+                if not path.exists():
+                    raise
         found = dict(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         detail = reason(error) if isinstance(error, OSError) else error
