@@ -112,19 +112,14 @@ def _published_table() -> Table:
 
 
 def _protocol(summary: dict[str, Any], environment: dict[str, Any]) -> str:
-    lines = [f"<li><b>{escape(metric.label)}</b>: {escape(metric.definition)}</li>" for metric in METRICS.values()]
-    lines += [
-        f"<li><b>{escape(METRICS[name].label)}</b> could not run: {escape(why)}</li>"
-        for name, why in summary["unavailable"].items()
-    ]
-    lines += [
-        f"<li>weights of <b>{escape(METRICS[name].label)}</b>: "
-        + escape(", ".join(f"{file}, SHA-256 {sha256}" for file, sha256 in files.items()))
-        + "</li>"
-        for name, files in environment.get("metric_weights", {}).items()
-        if name in METRICS
-    ]
-    lines.append("<li>Transparent pictures are laid on white.</li>")
+    said = [(metric.label, metric.definition) for metric in METRICS.values()]
+    said += [(METRICS[name].label, f"could not run: {why}") for name, why in summary["unavailable"].items()]
+    for name, files in environment.get("metric_weights", {}).items():
+        if name in METRICS:
+            hashes = ", ".join(f"{file}, SHA-256 {sha256}" for file, sha256 in files.items())
+            said.append((METRICS[name].label, f"weights {hashes}"))
+    said.append(("transparent pictures", "laid on white"))
+    lines = [f"<li><b>{escape(what)}</b>: {escape(text)}</li>" for what, text in said]
     text = escape(json.dumps(environment, indent=1, ensure_ascii=False))
     return f"<ul>{''.join(lines)}</ul><pre>{text}</pre>"
 

@@ -116,17 +116,13 @@ def _groups(rows: Sequence[Row], sets: Sequence[dict[str, Any]]) -> list[Group]:
                 if name in PICTURE_METRICS:
                     group["interval"][name] = list(bootstrap_interval(values))
         group["notes"] = {}
-        if view == EQUAL_BYTES and (entry := of_set.get((codec, budget))) and _is_of(entry, made):
+        entry = of_set.get((codec, budget)) if view == EQUAL_BYTES else None
+        if entry and set(entry["pictures"]) == {row["image"] for row in made}:  # measured of these rows' pictures
             group["mean"] |= {name: entry[name] for name in SET_METRICS if entry.get(name) is not None}
             notes = {name: set_note(name, count) for name, count in entry["vectors"].items()}
             group["notes"] = {name: note for name, note in notes.items() if note}
         groups.append(group)
     return sorted(groups, key=lambda group: (group["view"] == FLOOR, group["budget"] or 0, group["kind"] != "model"))
-
-
-def _is_of(entry: dict[str, Any], rows: Sequence[Row]) -> bool:
-    """Whether what was measured of a set is of the pictures of these rows."""
-    return set(entry["pictures"]) == {row["image"] for row in rows}
 
 
 def _comparisons(rows: Sequence[Row], groups: Sequence[Group]) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ def workers(jobs: int) -> Iterator[Executor]:
         with processes(jobs) as pool:
             yield pool
     finally:
-        for kept in (_judge, _opened, _features):  # by a thread of this process: the next run may change the files
+        for kept in (_judge, _pixels, _features):  # by a thread of this process: the next run may change the files
             kept.cache_clear()
 
 
@@ -72,7 +72,7 @@ def failure(error: Exception) -> str:
 
 def measure(measuring: Measuring, original: Path, made: Path) -> dict[str, Any]:
     """The metrics of a pair of pictures."""
-    return _judge(measuring).picture(_opened(original), _pixels(made))
+    return _judge(measuring).picture(_pixels(original), _pixels(made))
 
 
 def measure_set(measuring: Measuring, originals: tuple[Path, ...], made: tuple[Path, ...]) -> dict[str, Any]:
@@ -86,13 +86,9 @@ def _judge(measuring: Measuring) -> Judge:
     return Judge(measuring.metrics, Networks(measuring.device, measuring.weights))
 
 
-@lru_cache(maxsize=1)
-def _opened(path: Path) -> np.ndarray:
-    """The original, which comes up again for each picture."""
-    return _pixels(path)
-
-
+@lru_cache(maxsize=2)
 def _pixels(path: Path) -> np.ndarray:
+    """The last two are kept: the original comes up again for each picture."""
     with Image.open(path) as picture:
         return np.asarray(picture.convert("RGB"))
 

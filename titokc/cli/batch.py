@@ -58,6 +58,7 @@ def run(
                     data = to_bytes(result, task)
                     write_result(task.target, data, overwrite=options.force)
                     outcome, details = "done", describe(data, result)
+                    details |= {"notes": list(result.notes)} if result.notes else {}
                 except TitokcError as error:
                     outcome = error
             progress.clear()

@@ -93,8 +93,15 @@ def run(
     specs, absent = _codecs(codecs)
     settings |= {"metrics": parse_metrics(metrics) if metrics else USUAL, "cache": cache or default_cache()}
     settings |= {"budgets": _budgets(budgets), "jobs": jobs or os.cpu_count() or 1}
-    with _Progress(quiet) as progress:
-        outcome = measure(Settings(source, output, specs, **settings), progress.show)
+    with tqdm(disable=True if quiet else None, leave=False) as bar:  # None: where stderr is no terminal
+
+        def progress(phase: str, done: int, total: int) -> None:
+            if not done:
+                bar.reset(total)
+                bar.set_description(phase)
+            bar.update(done - bar.n)
+
+        outcome = measure(Settings(source, output, specs, **settings), progress)
     text = _write_all(output, gallery) if outcome.measured else ""
     if text and not quiet:
         click.echo(text)
@@ -185,26 +192,3 @@ def _budgets(text: str) -> tuple[int, ...]:
     if not budgets or budgets[0] < 1:
         raise UsageError(f"--bytes {text!r}: expected sizes in bytes, like 60,108,156,204")
     return budgets
-
-
-class _Progress:
-    """A bar on stderr for each phase; none if that is no terminal, or if quiet."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.off = True if quiet else None
-        self.bar: tqdm[Any] | None = None
-        self.phase = ""
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def show(self, phase: str, done: int, total: int) -> None:
-        if phase != self.phase or self.bar is None:
-            if self.bar is not None:
-                self.bar.close()
-            self.bar, self.phase = tqdm(total=total, desc=phase, disable=self.off, leave=False), phase
-        self.bar.update(done - self.bar.n)

@@ -1,6 +1,6 @@
 """`titokc decode`: parses, calls `titokc.codec`, names the results."""
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,10 @@ def decode(
     inputs: tuple[str, ...],
     output: str | None,
     model: str | None,
-    size: tuple[int, int] | None,
-    look: str,
-    partial: bool,
     bare: bool,
     base64: bool,
-    tiles: str,
     options: BatchOptions,
+    **chosen: Any,
 ) -> None:
     """.tok files -> pictures.
 
@@ -67,9 +64,9 @@ def decode(
     format; without OUT photo.tok becomes photo.png beside it. Files that are no .tok are refused at once.
     """
     if any(map(is_set, inputs)):
-        if size or partial or bare or base64 or tiles != "1x1":
+        if bare or base64 or chosen["size"] or chosen["partial"] or chosen["tiles"] != "1x1":
             raise UsageError("of a data set whole pictures are decoded: without --size, --partial, --bare and --tiles")
-        click.get_current_context().exit(decode_sets(inputs, output, model, look, options))
+        click.get_current_context().exit(decode_sets(inputs, output, model, chosen["look"], options))
     form = form_of(bare, base64)
     tasks, notes = plan(inputs, output, Naming(frozenset({SUFFIXES[form]}), ".png", WRITTEN))
     if output and output not in STDOUT_NAMES and not is_folder(output) and len(tasks) == 1:
@@ -77,28 +74,22 @@ def decode(
     progress = Progress(options.quiet)
     codec = options.codec(model, progress.tiles)
 
-    def convert(sources: list[Path | bytes]) -> Iterator[Any]:
-        return codec.decode_many(
-            sources, size=size, look=look, partial=partial, form=form, tiles=tiles, details=True, return_errors=True
-        )
-
     def to_bytes(decoded: Decoded, task: Task) -> bytes:
         from titokc.imaging import picture_bytes
 
         return picture_bytes(decoded.picture, _suffix(task.target))
 
     def describe(data: bytes, decoded: Decoded) -> dict[str, Any]:
-        fields: dict[str, Any] = {"file_bytes": len(data), "tokens_per_tile": decoded.header.tokens_per_tile}
-        fields |= {"width": decoded.picture.width, "height": decoded.picture.height}
-        return fields | ({"notes": list(decoded.notes)} if decoded.notes else {})
+        fields = {"file_bytes": len(data), "tokens_per_tile": decoded.header.tokens_per_tile}
+        return fields | {"width": decoded.picture.width, "height": decoded.picture.height}
 
     def check(source: Path) -> None:
         if form == "tok":
-            read_header(read_bytes(source, MAX_FILE_SIZE), partial=partial, limits=options.limits)
+            read_header(read_bytes(source, MAX_FILE_SIZE), partial=chosen["partial"], limits=options.limits)
 
     code = run(
         tasks,
-        convert,
+        partial(codec.decode_many, form=form, details=True, return_errors=True, **chosen),
         to_bytes,
         describe=describe,
         tell=lambda fields: f"{fields['width']}x{fields['height']}, ",

@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
@@ -129,12 +130,8 @@ def _models() -> dict[str, Any]:
     """Where each known and installed model is, None if it is not on this machine."""
     from titokc.weights import places
 
-    found: dict[str, Any] = {}
-    for row in KNOWN_MODELS.values():
-        try:
-            found[row.name] = str(places.locate(row.name).weights)
-        except TitokcError:
-            found[row.name] = None
+    known = {row.name: _found(places.locate, row.name) for row in KNOWN_MODELS.values()}
+    found = {name: files and str(files.weights) for name, files in known.items()}
     found |= {files.name: str(files.weights) for files in places.installed()}
     return {**found, "installed_in": str(places.models_dir()), "hub_cache": str(places.hub_cache())}
 
@@ -143,14 +140,18 @@ def _metric_weights() -> dict[str, Any]:
     """Where the networks of LPIPS, FID and KID are, None if they are not on this machine."""
     from titokc.judge.files import INCEPTION, INCEPTION_STAND_IN, LPIPS_TRUNKS, find
 
-    found: dict[str, Any] = {}
     files = {f"LPIPS ({trunk})": names for trunk, names in LPIPS_TRUNKS.items()}
-    for used_for, names in (files | {"FID and KID": (INCEPTION,), "FID-768 (stand-in)": (INCEPTION_STAND_IN,)}).items():
-        try:
-            found[used_for] = str(find(names).path)
-        except TitokcError:
-            found[used_for] = None
-    return found
+    files |= {"FID and KID": (INCEPTION,), "FID-768 (stand-in)": (INCEPTION_STAND_IN,)}
+    found = {used_for: _found(find, names) for used_for, names in files.items()}
+    return {used_for: file and str(file.path) for used_for, file in found.items()}
+
+
+def _found(find: Callable[[Any], Any], what: Any) -> Any:
+    """None where there is none."""
+    try:
+        return find(what)
+    except TitokcError:
+        return None
 
 
 def _round_trip() -> dict[str, Any]:

@@ -76,7 +76,7 @@ def encode(
         fields = fields_of(encoded.header, len(encoded.data))
         if encoded.psnr is not None:
             fields["psnr"] = round(encoded.psnr, 2)
-        return fields | ({"notes": list(encoded.notes)} if encoded.notes else {})
+        return fields
 
     code = run(
         tasks,

@@ -19,8 +19,12 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 def psnr(original: np.ndarray, picture: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB, peak 255, over all pixels of R, G and B together; 100 if identical."""
     difference = original.astype(np.int32) - picture
-    mse = float(np.mean(difference * difference))
-    return min(IDENTICAL_PSNR, 10 * math.log10(255 * 255 / mse)) if mse else IDENTICAL_PSNR
+    return decibels(float(np.mean(difference * difference)))
+
+
+def decibels(mse: float) -> float:
+    """The PSNR of a mean squared error, peak 255; at most 100."""
+    return min(IDENTICAL_PSNR, 10 * math.log10(255 * 255 / mse)) if mse > 0 else IDENTICAL_PSNR
 
 
 def ssim(original: np.ndarray, picture: np.ndarray) -> float | None:

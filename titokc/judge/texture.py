@@ -4,9 +4,9 @@ Networks that judge pictures prefer any texture to none: a decoder that puts gra
 Frechet distances. These figures catch it. Pictures are uint8 [H, W, 3]; NumPy alone.
 """
 
-import math
-
 import numpy as np
+
+from titokc.judge.pixels import decibels
 
 SIDE = 16
 SMOOTH = 3.0  # of 255
@@ -40,8 +40,7 @@ def mean_psnr(original: np.ndarray, picture: np.ndarray) -> float | None:
     if min(original.shape[:2]) < 8:
         return None
     a, b = (_blocks(pixels.astype(np.float64), 8).mean((1, 3)) for pixels in (original, picture))
-    mse = float(np.square(a - b).mean())
-    return min(100.0, 10 * math.log10(255 * 255 / mse)) if mse else 100.0
+    return decibels(float(np.square(a - b).mean()))
 
 
 def _blocks(pixels: np.ndarray, side: int) -> np.ndarray:

@@ -27,6 +27,7 @@ from titokc.bench.contenders.interface import (
     better_enlarged,
     measured,
 )
+from titokc.judge.pixels import decibels
 
 SMALLEST_SIDE = 4
 CLOSE_DB = 0.5  # what is farther below the best so far is left out of the next step
@@ -67,20 +68,16 @@ class _Size:
     @property
     def bound(self) -> float:
         """No picture of this size comes nearer than this PSNR (dB)."""
-        return _decibels(min(rest for *_, rest in self.ways) / self.count)
+        return decibels(min(rest for *_, rest in self.ways) / self.count)
 
     def psnr(self, small: Image.Image) -> float:
         """PSNR (dB) of this small picture, enlarged by the better filter."""
         x = np.asarray(small, np.float32).transpose(2, 0, 1)
-        return _decibels(min(_energy(r @ x @ s.T - inside) + rest for r, s, inside, rest in self.ways) / self.count)
+        return decibels(min(_energy(r @ x @ s.T - inside) + rest for r, s, inside, rest in self.ways) / self.count)
 
 
 def _energy(pixels: np.ndarray) -> float:
     return float(np.square(pixels, dtype=np.float64).sum())
-
-
-def _decibels(mse: float) -> float:
-    return 10 * math.log10(255 * 255 / max(mse, 1e-6))
 
 
 class Combination(NamedTuple):
