@@ -12,7 +12,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 import titokc
-from titokc.models.quantizers import CodebookRevival, FiniteScalarQuantizer, VectorQuantizer
+from titokc.models.quantizers import FiniteScalarQuantizer, VectorQuantizer
+from titokc.train.revival import CodebookRevival
 
 
 def codebook(entries: list[list[float]], l2_norm: bool) -> VectorQuantizer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from titokc import weights
 from titokc.errors import ModelNotFoundError, UsageError
 from titokc.weights.places import locate
 
@@ -47,7 +48,7 @@ def open(
     if engine == "light":
         raise UsageError("engine 'light' runs nano from its files, in float32 and on the CPU: expected auto or torch")
     try:
-        from titokc.engines.torch import TorchEngine, load
+        from titokc.engines.torch import TorchEngine, find_device
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -55,5 +56,6 @@ def open(
             f"only nano runs without torch, in float32 on the CPU; for {model}: pip install 'titokc[torch]'"
         ) from error
 
-    tokenizer = load(model, device) if isinstance(model, (str, os.PathLike)) else model
-    return TorchEngine(tokenizer, dtype=dtype, batch_size=batch_size, threads=threads)
+    if isinstance(model, (str, os.PathLike)):
+        model = weights.load(model, str(find_device(device)))
+    return TorchEngine(model, dtype=dtype, batch_size=batch_size, threads=threads)

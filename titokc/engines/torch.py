@@ -1,11 +1,7 @@
-"""The engine of all models, CPUs and GPUs: batches, threads and precision around a `Tokenizer`.
-
-`titokc.weights` loads the model, `titokc.models` has the architectures.
-"""
+"""The engine of all models, CPUs and GPUs: batches, threads and precision around a `Tokenizer`."""
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,11 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from titokc import weights
 from titokc.engines.base import ModelInfo
 from titokc.errors import UsageError
 from titokc.models.interface import Tokenizer
-from titokc.models.precision import convolution_format, full_precision
+from titokc.models.precision import full_precision
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -50,19 +45,6 @@ def find_dtype(name: str | None, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise UsageError(f"dtype {name!r}: expected one of {', '.join(DTYPES)}")
     return DTYPES[name]
-
-
-def load(model: str | os.PathLike[str], device: str) -> Tokenizer:
-    """The tokenizer on a device as `find_device` knows it. In a thread of its own, because what the host has set for
-    its own (inference mode, a default device) must not stay in the model."""
-
-    def in_a_thread() -> Tokenizer:
-        place = find_device(device)
-        tokenizer = weights.load(model, device=str(place))
-        return tokenizer.to(memory_format=convolution_format(place))
-
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(in_a_thread).result()
 
 
 class TorchEngine:

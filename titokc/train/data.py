@@ -83,8 +83,11 @@ def _folder(folder: Path, notes: list[str], without: Path | None = None) -> tupl
     if shards:
         if images:
             notes.append(f"{len(images)} images beside the shards in {folder} are left out")
-        by_use = {use: [s for s in shards if s.name.startswith("val") is use] for use in (False, True)}
-        return tuple([s for shard in by_use[use] for s in _shard(shard, notes)] for use in (False, True))  # type: ignore[return-value]
+        training: list[Source] = []
+        validation: list[Source] = []
+        for shard in shards:
+            (validation if shard.name.startswith("val") else training).extend(_shard(shard, notes))
+        return training, validation
     return [Source(path, str(path.relative_to(folder)), 0, path.stat().st_size) for path in images], []
 
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from titokc.errors import UsageError, WeightsError
 from titokc.models.interface import Tokenizer
-from titokc.models.quantizers import CodebookRevival
 from titokc.train import checkpoint, optim
 from titokc.train.data import ImageSet
 from titokc.train.distributed import Group
@@ -30,6 +29,7 @@ from titokc.train.gradients import Gradients
 from titokc.train.log import RunLog
 from titokc.train.objectives import Objective
 from titokc.train.recipes.schema import Phase, Recipe, check
+from titokc.train.revival import CodebookRevival
 from titokc.train.state import State, TrainingDivergedError, phase_at, phase_progress, rate_factor
 from titokc.train.validate import described, pictures, token_counts
 

@@ -26,9 +26,12 @@ def load(name_or_path: str | os.PathLike[str] = "nano", device: str = "cpu") -> 
     makes no difference, and its random numbers stay as they are. Raises ModelNotFoundError, which says where it looked
     and how to get the model, and WeightsError for weights that do not fit their configuration.
     """
+    from titokc.models.precision import convolution_format
+
     tokenizer = load_files(locate(name_or_path))
     with _by_itself():
-        return tokenizer.to(device)
+        tokenizer = tokenizer.to(device)
+        return tokenizer.to(memory_format=convolution_format(tokenizer.device))
 
 
 def load_files(files: ModelFiles) -> "Tokenizer":

@@ -7,6 +7,7 @@ many times; the images of every batch, `View.batch_size` of them, replace the ol
 `titokc.train.critics`, the local spectrum in `titokc.train.spectrum`; what was tried before is in bench/LOG.md.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -39,13 +40,8 @@ _LOOKS = (FAITHFUL, NATURAL)
 _GRID = 4
 _FEATURE_SHIFT, _PATCH_SHIFT = 16, 8
 _SCALES = (0.8, 0.9, 1.0, 1.0, 1.1, 1.25)
-# What validation reports of each token count, of the natural look and of both.
-_FIGURES = (
-    "psnr",
-    "psnr_lost",
-    "means_lost",
-    *(f"{k}_{figure}" for k in _LOOKS for figure in ("features", "smooth", "busy")),
-)
+# What validation measures of each look and token count.
+_FIGURES = ("psnr", "means", "features", "smooth", "busy")
 # Rounds of search of the tokens that validation decodes.
 _VALIDATION_EFFORT = 2
 
@@ -224,7 +220,8 @@ class NaturalObjective(Objective[Natural]):
         critics. The grid has originals, then faithful over natural pictures from few tokens to many."""
         nano, group = _with_generator(tokenizer), self.setup.group
         counts, mine = token_counts(nano), squares[group.rank :: group.size]
-        sums = {f"{figure}/{count}": 0.0 for figure in _FIGURES for count in counts} | {"loss": 0.0}
+        sums = {f"{look}_{figure}/{count}": 0.0 for look in _LOOKS for figure in _FIGURES for count in counts}
+        sums["loss"] = 0.0
         rows = [mine[:4]]
         for count in counts:
             deviations: dict[str, list[np.ndarray]] = {look: [] for look in ("", *_LOOKS)}
@@ -232,26 +229,32 @@ class NaturalObjective(Objective[Natural]):
                 originals = mine[start : start + 8]
                 images = originals.to(nano.device).float() / 255
                 tokens = nano.encode(images, count, _VALIDATION_EFFORT)
-                made = {look: nano.decode(tokens, look).float().clamp(0, 1) for look in _LOOKS}
-                made8 = {look: to_bytes(picture).cpu() for look, picture in made.items()}
-                if start == 0:
-                    rows += [made8[look][:4] for look in _LOOKS]
-                found = {f"{look}_features/{count}": self._distance(made[look], images).sum() for look in _LOOKS}
-                loss = torch.stack(list(self._errors(made[NATURAL], images).values())).sum() * len(images)
-                loss = loss + self.settings.features * found[f"{NATURAL}_features/{count}"]
-                found["loss"] = loss / len(counts)
-                _add(sums, {name: float(value) for name, value in found.items()})
-                for original, faithful, natural in zip(arrays(originals), *map(arrays, made8.values()), strict=True):
-                    _add(sums, _decibels(original, faithful, natural, count))
-                    for look, picture in zip(deviations, (original, faithful, natural), strict=True):
+                deviations[""] += map(texture.deviations, arrays(originals))
+                for look in _LOOKS:
+                    made = nano.decode(tokens, look).float().clamp(0, 1)
+                    pictures = to_bytes(made).cpu()
+                    rows += [pictures[:4]] if start == 0 else []
+                    features = float(self._distance(made, images).sum())
+                    sums[f"{look}_features/{count}"] += features
+                    if look == NATURAL:
+                        errors = float(torch.stack(list(self._errors(made, images).values())).sum()) * len(images)
+                        sums["loss"] += (errors + self.settings.features * features) / len(counts)
+                    for original, picture in zip(arrays(originals), arrays(pictures), strict=True):
+                        sums[f"{look}_psnr/{count}"] += psnr(original, picture)
+                        sums[f"{look}_means/{count}"] += texture.mean_psnr(original, picture) or 0.0
                         deviations[look].append(texture.deviations(picture))
             for look in _LOOKS if len(mine) else ():
                 pair = np.concatenate(deviations[""]), np.concatenate(deviations[look])
                 # Ratios of this process's pictures, weighted by their number; 0 where no block is smooth.
-                ratios = {"smooth": texture.smooth_ratio(*pair), "busy": texture.busy_ratio(*pair)}
-                _add(sums, {f"{look}_{name}/{count}": len(mine) * (ratio or 0.0) for name, ratio in ratios.items()})
-        total = {name: value / len(squares) for name, value in group.sum(sums, nano.device).items()}
-        return total, torch.cat([torch.cat([*row, row.new_zeros(3, row.shape[2], 0)], 2) for row in rows], 1)
+                sums[f"{look}_smooth/{count}"] += len(mine) * (texture.smooth_ratio(*pair) or 0.0)
+                sums[f"{look}_busy/{count}"] += len(mine) * (texture.busy_ratio(*pair) or 0.0)
+        means = {name: value / len(squares) for name, value in group.sum(sums, nano.device).items()}
+        for count, figure in itertools.product(counts, ("psnr", "means")):
+            faithful, natural = (means.pop(f"{look}_{figure}/{count}") for look in _LOOKS)
+            means[f"{figure}_lost/{count}"] = faithful - natural
+            if figure == "psnr":
+                means[f"psnr/{count}"] = natural
+        return means, torch.cat([torch.cat([*row, row.new_zeros(3, row.shape[2], 0)], 2) for row in rows], 1)
 
 
 def _with_generator(tokenizer: Tokenizer) -> NanoTokenizer:
@@ -285,15 +288,3 @@ def _shifted_and_scaled(side: int) -> Callable[[Tensor], Tensor]:
         return scaled.contiguous(memory_format=torch.channels_last)
 
     return seen
-
-
-def _decibels(original: np.ndarray, faithful: np.ndarray, natural: np.ndarray, count: int) -> dict[str, float]:
-    found = psnr(original, natural)
-    means = [texture.mean_psnr(original, picture) or 0.0 for picture in (faithful, natural)]
-    lost = {f"psnr_lost/{count}": psnr(original, faithful) - found, f"means_lost/{count}": means[0] - means[1]}
-    return {f"psnr/{count}": found} | lost
-
-
-def _add(sums: dict[str, float], values: dict[str, float]) -> None:
-    for name, value in values.items():
-        sums[name] += value
