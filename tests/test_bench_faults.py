@@ -19,6 +19,7 @@ pytest.importorskip("matplotlib")
 from titokc.bench import runner
 from titokc.bench.contenders import formats, open_contender
 from titokc.bench.contenders.model import Model
+from titokc.bench.environment import without_places
 from titokc.bench.images import Source, find
 from titokc.bench.rows import Rows, read_report
 from titokc.bench.runner import Settings, run
@@ -93,6 +94,7 @@ def test_names_that_are_not_utf_8_are_escaped(settings, photo):
     os.rename(settings.source / "z.png", os.fsencode(settings.source) + b"/caf\xe9.png")  # noqa: PTH104
     assert invoke(settings).exit_code == 0
     assert images_of(settings.output) == {r"caf\xe9.png"}
+    assert without_places("caf\udce9") == r"caf\xe9"
 
 
 def test_without_a_readable_picture_nothing_is_written(settings):

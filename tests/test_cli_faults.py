@@ -194,6 +194,10 @@ class TestMessages:
             assert len(result.stderr.splitlines()) == 1
             assert r"a\x1b[31m\nb\u202e.png" in result.stderr
         assert printable("ä é \N{CAMERA} " + "\udcff") == "ä é \N{CAMERA} " + r"\udcff"
+        folder = os.fsdecode(b"m\x1b\n\xe9")
+        assert run("models", "convert", "nano", folder).stdout.startswith(r"m\x1b\n\udce9: code ")
+        there = run("models", "path", folder).stdout_bytes  # for a program: the very bytes
+        assert there.endswith(b"/m\x1b\n\xe9/model.safetensors\n")
 
     @pytest.mark.parametrize(
         ("args", "message"),

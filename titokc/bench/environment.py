@@ -39,12 +39,13 @@ def environment(codecs: Sequence[Contender], device: str) -> dict[str, Any]:
 
 
 def without_places(argument: str) -> str:
-    """An argument of the command line, without where on this machine the files lie that it names.
+    """An argument of the command line, without where on this machine the files lie that it names; bytes that are no
+    UTF-8 become \\xNN.
 
     >>> without_places("a=/home/ann/models/a,webp")
     'a=a,webp'
     """
-    parts = re.split("([=,])", argument)
+    parts = re.split("([=,])", os.fsencode(argument).decode("utf-8", "backslashreplace"))
     return "".join(Path(part).name if Path(part).is_absolute() or part.startswith("..") else part for part in parts)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from titokc.cli.report import complain
+from titokc.cli.report import complain, printable, put
 from titokc.errors import InputError, MetricWeightsMissingError, UsageError
 
 DEFAULT_VERB = "run"
@@ -109,7 +109,7 @@ def run(
             click.echo(note)
         for name, why in absent.items():
             click.echo(f"{name} left out: {why}")
-        click.echo(f"\n{output / 'report.html'}")
+        put(f"\n{printable(output / 'report.html')}")
     for name, why in outcome.failed.items():
         complain(why, name)
     asked_for = [name for name in outcome.unavailable if metrics and metrics != "all"]
@@ -147,7 +147,7 @@ def plot(report: Path, gallery: int) -> None:
     """Draw plots, tables and page of a report again from its rows."""
     _need("matplotlib", "scipy")
     _write_all(report, gallery)
-    click.echo(report / "report.html")
+    put(printable(report / "report.html"))
 
 
 def _need(*packages: str) -> None:

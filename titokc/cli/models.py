@@ -1,11 +1,13 @@
 """`titokc models`: which there are, where they are, and getting, checking and converting them."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
+from titokc.cli.report import printable, put, put_bytes
 from titokc.errors import InputError, ModelError, ModelMismatchError, ModelNotFoundError, TitokcError, UsageError
 from titokc.files import sha256
 from titokc.ids import KNOWN_MODELS
@@ -57,7 +59,7 @@ def fetch(names: tuple[str, ...]) -> None:
     """
     for name in names:
         weights = places.fetch(name).weights
-        click.echo(weights)
+        put_bytes(os.fsencode(weights) + b"\n")
         click.echo(f"{name}: SHA-256 {sha256(weights)}", err=True)
 
 
@@ -65,7 +67,7 @@ def fetch(names: tuple[str, ...]) -> None:
 @click.argument("model", metavar="NAME|PATH")
 def path(model: str) -> None:
     """Print where a model's weights are; exit code 4 if they are not on this machine."""
-    click.echo(places.locate(model).weights)
+    put_bytes(os.fsencode(places.locate(model).weights) + b"\n")
 
 
 @models.command()
@@ -125,7 +127,7 @@ def convert(source: str, directory: Path, force: bool) -> None:
     check_free(directory, force)
     tokenizer = weights.load(source)
     weights.save(tokenizer, directory, overwrite=force)
-    click.echo(f"{directory}: code {tokenizer.fingerprint.hex()}, weights {tokenizer.weights_fingerprint.hex()}")
+    put(printable(f"{directory}: code {tokenizer.fingerprint.hex()}, weights {tokenizer.weights_fingerprint.hex()}"))
 
 
 @models.command()
@@ -147,7 +149,7 @@ def install(source: Path, name: str | None, force: bool) -> None:
     check_free(directory, force)
     tokenizer = weights.load_files(found._replace(name=name))
     weights.save(tokenizer, directory, overwrite=force)
-    click.echo(f"{name}: {directory}")
+    put(printable(f"{name}: {directory}"))
 
 
 @models.command()
@@ -171,7 +173,7 @@ def export(
             raise UsageError("--onnx takes a model: export a run without it first; -o, --last and --bits are for runs")
         from titokc.weights.onnx import export as export_graphs
 
-        click.echo(f"{onnx}: {export_graphs(str(source), onnx, search=search, overwrite=force).name}")
+        put(printable(f"{onnx}: {export_graphs(str(source), onnx, search=search, overwrite=force).name}"))
         return
     if search:
         raise UsageError("--search is for --onnx")
@@ -181,7 +183,7 @@ def export(
     directory = output or source / "model"
     check_free(directory, force)
     step = export_run(source, directory, last=not best, bits=int(bits), overwrite=force)
-    click.echo(f"{directory}: step {step}")
+    put(printable(f"{directory}: step {step}"))
 
 
 def _known_row(name: str) -> dict[str, Any]:
