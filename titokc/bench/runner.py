@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -264,34 +265,29 @@ class _Bench:
 
     def measure_sets(self, names: Sequence[str], progress: Progress) -> None:
         """sets.json: one entry for each contender and budget that has a file of every picture."""
-        if not self.judge.names_of("set"):
+        measuring = self._measuring("set")
+        if not measuring.metrics:
             return
         entries = {(entry["codec"], entry["budget"]): entry for entry in self.known_sets}
-        groups = [(each, budget) for each in self.contenders.values() for budget in self.settings.budgets]
-        groups = [group for group in groups if self._set_is_missing(entries, group, names)]
         originals = tuple(self._picture_path("original", None, name) for name in names)
-        measuring = self._measuring("set")
         jobs = []
-        for contender, budget in groups:
-            made = tuple(self._picture_path(contender.name, budget, name) for name in names)
-            jobs.append(self.pool.submit(workers.measure_set, measuring, originals, made))
-        progress("comparing sets", 0, len(jobs))
-        for done, ((contender, budget), job) in enumerate(zip(groups, jobs, strict=True), 1):
+        for contender, budget in product(self.contenders.values(), self.settings.budgets):
+            rows = [self.rows.get((name, contender.name, EQUAL_BYTES, budget)) for name in names]
+            if any(row is None or row["reason"] is not None for row in rows):
+                continue
             entry = {"codec": contender.name, "version": contender.version, "budget": budget, "pictures": list(names)}
-            entries[contender.name, budget] = entry | job.result()
+            known = entries.get((contender.name, budget), {})
+            if all(known.get(field) == value for field, value in entry.items()) and known.keys() >= set(
+                measuring.metrics
+            ):
+                continue
+            made = tuple(self._picture_path(contender.name, budget, name) for name in names)
+            jobs.append((entry, self.pool.submit(workers.measure_set, measuring, originals, made)))
+        progress("comparing sets", 0, len(jobs))
+        for done, (entry, job) in enumerate(jobs, 1):
+            entries[entry["codec"], entry["budget"]] = entry | job.result()
             write_json(self.settings.output / "sets.json", list(entries.values()))
             progress("comparing sets", done, len(jobs))
-
-    def _set_is_missing(
-        self, entries: dict[tuple[str, int], dict[str, Any]], group: tuple[Contender, int], names: Sequence[str]
-    ) -> bool:
-        contender, budget = group
-        rows = [self.rows.get((name, contender.name, EQUAL_BYTES, budget)) for name in names]
-        if any(row is None or row["reason"] is not None for row in rows):
-            return False
-        entry = entries.get((contender.name, budget), {})
-        known = entry.get("pictures") == list(names) and entry.get("version") == contender.version
-        return not known or any(name not in entry for name in self.judge.names_of("set"))
 
     def environment(self, names: Sequence[str]) -> dict[str, Any]:
         """environment.json: versions, machine, settings, the pictures, and each contender's peak memory."""

@@ -19,14 +19,14 @@ from titokc.errors import UsageError
 BASELINES: dict[str, type[Contender]] = {
     kind.name: kind for kind in (JPEG, ProgressiveJPEG, WebP, AVIF, JPEG2000, JPEGXL, ThumbHash, BlurHash)
 }
+_FEATURES = {"webp": "webp", "avif": "avif", "jpeg2000": "jpg_2000"}
 _PACKAGES = {"webp": "webp", "thumbhash": "fast_thumbhash", "blurhash": "blurhash"}
 
 
 def missing(name: str) -> str | None:
     """Why a baseline cannot run here, or None if it can."""
-    features_of = {"webp": "webp", "avif": "avif", "jpeg2000": "jpg_2000"}
-    if name in features_of and not features.check(features_of[name]):
-        return f"this Pillow was built without {features_of[name]}"
+    if name in _FEATURES and not features.check(_FEATURES[name]):
+        return f"this Pillow was built without {_FEATURES[name]}"
     if name == "jpegxl" and not JPEGXL.present():
         return "neither pillow-jxl-plugin nor cjxl and djxl are installed"
     if name in _PACKAGES and util.find_spec(_PACKAGES[name]) is None:

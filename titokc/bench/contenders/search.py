@@ -120,7 +120,7 @@ class Format(Contender):
             return picture.convert("RGB")
 
     def best(self, picture: Image.Image, budget: int) -> Found | Impossible:
-        return self._search(picture).best(budget)
+        return _Narrowing(self._search(picture), budget).best()
 
     def floor(self, picture: Image.Image) -> Found | Impossible:
         if max(picture.size) > self.longest_side:
@@ -148,9 +148,6 @@ class _FormatSearch:
         self.scores: dict[tuple[Combination, int], float] = {}
         self.sizes: dict[int, _Size] = {}
         self.pictures: dict[tuple[int, str], Image.Image] = {}
-
-    def best(self, budget: int) -> Found | Impossible:
-        return _Narrowing(self, budget).best()
 
     def point(self, combination: Combination, step: int) -> Point:
         width, height = reduced(self.image.size, combination.side)
