@@ -11,6 +11,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,10 @@ class Worker:
             raise ModelMismatchError(f"the model {job.model} is another here: {info.weights.hex()}, not {job.weights}")
         samples: list[tuple[str, bytes]] = []
         failed: list[dict[str, str]] = []
+        options: dict[str, Any] = {"tokens": job.tokens, "effort": job.effort}
+        encode = partial(self.codec.encode_many, details=True, return_errors=True, **options)
         try:
-            for key, result in keyed(self._encode, self._usable(shard)):
+            for key, result in keyed(encode, self._usable(shard)):
                 if isinstance(result, Encoded):
                     samples.append((key, result.data))
                 else:
@@ -142,10 +145,6 @@ class Worker:
         manifest |= {"pictures": len(samples), "failed": failed}
         write_atomic(job.manifest(shard), json.dumps(manifest, indent=1).encode())
         return manifest
-
-    def _encode(self, usable: Iterator[Any]) -> Iterator[Any]:
-        job = self.job
-        return self.codec.encode_many(usable, details=True, return_errors=True, tokens=job.tokens, effort=job.effort)
 
     def _usable(self, shard: Shard) -> Iterator[tuple[str, bytes | Path | TitokcError]]:
         """(key, picture) of the shard; an error in place of what has no bytes, no usable key, or another's key."""

@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ from titokc.weights.places import noted
 
 if TYPE_CHECKING:
     from titokc.weights.places import ModelFiles
+
+T = TypeVar("T")
 
 
 class LightEngine:
@@ -54,22 +56,16 @@ class LightEngine:
 
     @cached_property
     def _decoder(self) -> Decoder:
-        with self._fitting():
-            return Decoder(self._config, self._tensors_of("decoder"), self._transform)
+        return self._made(Decoder, "decoder", self._transform)
 
     @cached_property
     def _generator(self) -> Generator:
-        _ = self._decoder
-        with self._fitting():
-            return Generator(self._config, self._tensors_of("natural"))
+        return self._made(Generator, "natural")
 
-    def _tensors_of(self, part: str) -> Callable[..., np.ndarray]:
-        return lambda name, *shape: arrays.expanded(self._tensors, f"{part}.{name}", *shape)
-
-    @contextmanager
-    def _fitting(self) -> Iterator[None]:
+    def _made(self, kind: Callable[..., T], part: str, *more: Any) -> T:
+        """A part of the model, of its tensors."""
         try:
-            yield
+            return kind(self._config, lambda name, *s: arrays.expanded(self._tensors, f"{part}.{name}", *s), *more)
         except (KeyError, ValueError) as error:
             raise WeightsError(f"{self.info.name}: the tensors do not fit the configuration: {error}") from error
 
@@ -80,7 +76,7 @@ class LightEngine:
 
     def decode(self, tokens: np.ndarray, look: str) -> np.ndarray:
         assert look in self.info.looks
-        _ = self._generator if look == "natural" else self._decoder  # once, not in each thread
+        _ = self._decoder, look == "natural" and self._generator  # once, not in each thread
         return self._side_by_side(partial(self._decode, look=look), tokens)
 
     def _encode(self, tile: np.ndarray, tokens: int, effort: int) -> np.ndarray:
