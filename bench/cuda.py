@@ -259,7 +259,7 @@ def steps_of(name: str, images: Any, dry: bool, scratch: Path) -> Iterator[Row]:
     if not proxy.exists():
         save_file(MaskGITVQGAN(32 if dry else 128).state_dict(), proxy)
     setup = objectives.Setup(device, Group(), proxy)
-    begun = [objectives.begin(phase.objective, setup) if phase.share else None for phase in recipe.phases]
+    begun = objectives.begin(recipe.phases, setup)
     precision, workers = find_dtype(None, device), os.cpu_count() or 1
     for cost in measure(Trainer(recipe, model, begun, images, scratch, autocast=precision, workers=workers)):
         place = {"phase": cost.phase.name, "side": cost.view.side, "batch": cost.view.batch_size}

@@ -57,7 +57,7 @@ def trainer_of(recipe, images, run, **options):
     torch.manual_seed(recipe.seed)
     tokenizer = (TiTok if isinstance(recipe.model, TiTokConfig) else NanoTokenizer)(recipe.model)
     setup = Setup(torch.device("cpu"), Group())
-    begun = [objectives.begin(phase.objective, setup) if phase.share else None for phase in recipe.phases]
+    begun = objectives.begin(recipe.phases, setup)
     trainer = Trainer(recipe, tokenizer, begun, images, run, **options)
     if checkpoint.saved(run):
         trainer.resume()

@@ -58,7 +58,7 @@ def images(tmp_path_factory, write_photos):
 def trainer_of(recipe, images, run, said=None):
     torch.manual_seed(0)
     tokenizer = NanoTokenizer(recipe.model)
-    begun = [objectives.begin(phase.objective, Setup(CPU, Group())) for phase in recipe.phases]
+    begun = objectives.begin(recipe.phases, Setup(CPU, Group()))
     log = None if said is None else RunLog(run, said.append, quiet=True)
     trainer = Trainer(recipe, tokenizer, begun, images, run, validation=images, initialised=True, log=log)
     if checkpoint.saved(run):

@@ -81,7 +81,7 @@ def start(
         if recipe.scale > 1 and group.first:
             say(f"--scale {recipe.scale}: batches {recipe.scale}, rates {recipe.scale**0.5:.3g} times the recipe's own")
         setup = Setup(place, group, proxy)
-        begin = [objectives.begin(phase.objective, setup) if phase.share else None for phase in recipe.phases]
+        begin = objectives.begin(recipe.phases, setup)
         options: dict[str, Any] = {"initialised": initial is not None, "autocast": autocast, "group": group}
         if dry_run:
             options["workers"] = workers or (1 if place.type == "cpu" else os.cpu_count() or 1)

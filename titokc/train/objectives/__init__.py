@@ -3,6 +3,7 @@
 Settings are frozen dataclasses with a method `scaled(times)`, for batches that are so many times as large.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from titokc.train.objectives.interface import Objective, Setup
@@ -18,6 +19,8 @@ TABLE: dict[str, tuple[type[Any], type[Objective[Any]]]] = {
 }
 
 
-def begin(settings: Any, setup: Setup) -> Objective[Any]:
-    """The objective with these settings; networks whose weights are missing are told here."""
-    return next(objective for kind, objective in TABLE.values() if type(settings) is kind)(settings, setup)
+def begin(phases: Sequence[Any], setup: Setup) -> list[Objective[Any] | None]:
+    """The objective of each `titokc.train.recipes.schema.Phase`, None where its share is 0; networks whose weights are
+    missing are told here."""
+    kinds = dict(TABLE.values())
+    return [kinds[type(phase.objective)](phase.objective, setup) if phase.share else None for phase in phases]
