@@ -162,15 +162,19 @@ def test_gradients_are_those_of_one_process(runs, optimizer, moment):
 
 @pytest.mark.parametrize("part", ["tokenizer", "average", "discriminator"])
 def test_weights_are_those_of_one_process(runs, part):
-    """Found, in parts of the movement: 1e-5 after six steps of AdamW, 1e-4 after one of Muon."""
-    steps = 1 if tensors(at_step(runs[0], 1), "muon") is not None else 6
+    """Found, in parts of the movement: 1e-5 after six steps of AdamW, 1e-4 to 1e-2 after one of Muon.
+
+    Muon rounds what it orthogonalises to bfloat16 and enlarges its smallest singular values up to 3.4445^5 = 485 times:
+    gradients that differ by 3e-7 may round to neighbours, 2^-8 apart."""
+    muon = tensors(at_step(runs[0], 1), "muon") is not None
+    steps, most = (1, 5e-2) if muon else (6, 2e-3)
     start = runs[0].parent / "start"
     one, two, start = (tensors(folder, part) for folder in (*(at_step(run, steps) for run in runs), start))
     if one is None:
         pytest.skip("this recipe has no adversary")
     moved = float((one - start).norm())
     assert moved > 0.01
-    assert float((two - one).norm()) / moved < 2e-3
+    assert float((two - one).norm()) / moved < most
 
 
 def test_metrics_are_those_of_one_process(runs):

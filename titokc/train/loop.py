@@ -196,7 +196,7 @@ class Trainer:
         if self.group.first:
             self._say(f"fitting the tokenizer to training images: {steps} steps, {state.fitted or 0} done")
             seed = (self.recipe.seed, len(self.recipe.phases))
-            sampler = self.feed.sampler(self.images, self._phase.views[0], seed)
+            sampler = self.feed.sampler(self.images, self.recipe.largest_view, seed)
             batches = (batch.images(self.device) for batch in self.feed.all_of(sampler))
             before, saved = state.fitting, state.fitting
             for done in self.tokenizer.fit(batches, state.fitted or 0):

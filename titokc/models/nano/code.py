@@ -43,7 +43,7 @@ from titokc.errors import UsageError
 from titokc.models.nano.code_numpy import EVIDENCE, LEVELS, SEEN, STEPS, UNIT_BITS
 from titokc.models.precision import full_precision
 
-# How far a token of 12 bits for 8 coefficients lowers their levels, about: fits start from it.
+# How far a token lowers the levels of its coefficients, about: fits start from it.
 DROP = -11
 
 

@@ -117,7 +117,11 @@ def _fit_codebooks(quantizer: AdaptiveResidualVQ, samples: Tensor, made: int, ro
         residual = (samples.gather(1, chosen) - whole.values.gather(1, chosen)) / steps
         weights = steps.square() / (error + error.mean())[:, None]
         if token >= made:
-            quantizer.codebooks[token] = _means(residual, weights, quantizer.codebooks.shape[2], rounds, token)
+            # Before the network's first look all pictures choose alike, and the signs of one depend on each other.
+            symmetric = token >= quantizer.refresh
+            quantizer.codebooks[token] = _means(
+                residual, weights, quantizer.codebooks.shape[2], rounds, token, symmetric
+            )
         entries = torch.cat([quantizer.nearest(residual[part], steps[part], token)[1] for part in parts])
         left = residual - entries
         error += ((left.square() - residual.square()) * steps.square()).sum(1)
@@ -128,15 +132,21 @@ def _fit_codebooks(quantizer: AdaptiveResidualVQ, samples: Tensor, made: int, ro
         yield 1 + max(made, token + 1)
 
 
-def _means(points: Tensor, weights: Tensor, entries: int, rounds: int, seed: int) -> Tensor:
-    """Weighted k-means of points [N, T] with weights [N, T], rounded to integers [T, V]."""
+def _means(points: Tensor, weights: Tensor, entries: int, rounds: int, seed: int, symmetric: bool) -> Tensor:
+    """Weighted k-means of points [N, T] with weights [N, T], rounded to integers [T, V].
+
+    symmetric: every sign of a coordinate is as likely as the other, so each round draws them anew, which is worth
+    several times the points."""
     draw = _generator(points.device, 1 + seed)
     codebook = points[weights.mean(1).multinomial(entries, generator=draw)].T
     for turn in range(rounds):
         # The early rounds only have to spread the entries: a quarter of the samples does.
         order = torch.randperm(len(points), generator=draw, device=points.device)
         some = slice(None) if turn >= rounds - 2 else order[: len(points) // 4]
-        codebook = _lloyd(codebook, points[some], weights[some], draw)
+        seen = points[some]
+        if symmetric:
+            seen = seen * (1 - 2 * torch.randint(2, seen.shape, generator=draw, device=seen.device))
+        codebook = _lloyd(codebook, seen, weights[some], draw)
     return codebook.round().clamp(-127, 127)
 
 

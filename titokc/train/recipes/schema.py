@@ -112,6 +112,11 @@ class Recipe:
         _at_least(self, 0, "steps", "minutes", "micro_batch", "revival_patience", "weight_decay", "final_lr", "seed")
         _at_least(self, 1, "token_drop_step", "checkpoint_steps", "val_steps", "val_images", "on_gpu", "scale")
 
+    @property
+    def largest_view(self) -> View:
+        """What a tokenizer is fitted to."""
+        return max((view for phase in self.phases if phase.share for view in phase.views), key=lambda view: view.side)
+
 
 def check(recipe: Recipe, tokenizer: Tokenizer) -> None:
     """UsageError if the recipe cannot train this tokenizer."""
