@@ -91,7 +91,7 @@ def start(
                 ):
                     say(line)
             if initial is None and not begun and tokenizer.fit_steps:
-                say("before that its quantiser is fitted, which takes a quarter of an hour on one core (not measured)")
+                say("before that its quantiser is fitted, which takes 10 to 20 minutes on one core (not measured)")
             return
         with _held(run, recipe, group), ExitStack() as stack:
             log = stack.enter_context(closing(RunLog(run, say, quiet))) if group.first else None
