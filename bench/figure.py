@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 import titokc
 from titokc.bench.contenders.formats import WebP
 from titokc.bench.contenders.interface import Found, enlarged
-from titokc.bench.images import Source, load
+from titokc.bench.images import load
 from titokc.bench.rows import Rows
+from titokc.imaging.shards import Source
 
 # Tokens and look of each picture between the original and WebP.
 SIZES = ((32, "natural"), (64, "natural"), (128, "natural"), (128, "faithful"))
@@ -34,7 +35,7 @@ def main() -> None:
     codec = titokc.Codec()
     rows = []
     for path in photos:
-        photo = load(Source(path.name, path), "center-square-256")
+        photo = load(Source(path, path.name), "center-square-256")
         panels = [(photo, "original")]
         for tokens, look in LOOKS if arguments.looks else SIZES:
             data = codec.encode(photo, tokens=tokens)

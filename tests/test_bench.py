@@ -19,7 +19,7 @@ from titokc.bench import contenders
 from titokc.bench.compare import compare
 from titokc.bench.contenders.model import Model
 from titokc.bench.environment import without_places
-from titokc.bench.images import CENTER_SQUARE, Source, find, load
+from titokc.bench.images import CENTER_SQUARE, find, load
 from titokc.bench.memory import peak_memory_mb
 from titokc.bench.report import write_report
 from titokc.bench.rows import Rows, read_report
@@ -29,6 +29,7 @@ from titokc.bench.tables import Table, summary_text, words
 from titokc.cli.bench import bench
 from titokc.codec import Codec
 from titokc.errors import InputError, UsageError
+from titokc.imaging.shards import Source
 
 HOSTILE = "<img src=x onerror=alert(1)>&amp;.png"
 
@@ -90,7 +91,16 @@ def rows_of(folder):
 def test_pictures_are_found_in_subfolders(pictures):
     assert [source.name for source in find(pictures)] == ["a.png", f"more/{HOSTILE}", "z.png"]
     assert len(find(pictures, limit=2)) == 2
-    assert find(pictures / "a.png") == [Source("a.png", pictures / "a.png")]
+    assert find(pictures / "a.png") == [Source(pictures / "a.png", "a.png")]
+
+
+def test_pictures_behind_links_are_found(pictures, tmp_path):
+    (tmp_path / "album").symlink_to(pictures)
+    (tmp_path / "again").symlink_to(tmp_path)
+    (tmp_path / "gone.png").symlink_to("nothing")
+    assert [source.name for source in find(tmp_path, limit=2)] == ["album/a.png", f"album/more/{HOSTILE}"]
+    with pytest.raises(InputError, match="cannot be read: no such file"):
+        load(find(tmp_path)[-1], "none")
 
 
 def test_a_folder_without_pictures_is_an_error(tmp_path):
@@ -104,10 +114,10 @@ def test_center_square(tmp_path):
     image = Image.new("RGB", (90, 30), "black")
     image.paste("white", (30, 0, 60, 30))
     image.save(tmp_path / "a.png")
-    cropped = load(Source("a.png", tmp_path / "a.png"), CENTER_SQUARE)
+    cropped = load(Source(tmp_path / "a.png", "a.png"), CENTER_SQUARE)
     assert cropped.size == (256, 256)
     assert cropped.getextrema() == ((255, 255),) * 3
-    assert load(Source("a.png", tmp_path / "a.png"), "none").size == (90, 30)
+    assert load(Source(tmp_path / "a.png", "a.png"), "none").size == (90, 30)
 
 
 def test_one_row_for_each_picture_codec_and_point(report):

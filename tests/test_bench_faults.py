@@ -20,7 +20,7 @@ from titokc.bench import runner
 from titokc.bench.contenders import formats, open_contender
 from titokc.bench.contenders.model import Model
 from titokc.bench.environment import without_places
-from titokc.bench.images import Source, find
+from titokc.bench.images import find
 from titokc.bench.rows import Rows, read_report
 from titokc.bench.runner import Settings, run
 from titokc.bench.summary import notes, summarise
@@ -180,11 +180,11 @@ def test_pictures_come_from_a_tar(settings, photo, tmp_path):
         archive.add(settings.source, ".")
     in_tar = changed(settings, source=tmp_path / "photos.tar")
     assert [source.name for source in find(in_tar.source)] == ["a.png", "b.png"]
-    assert find(in_tar.source)[0].read() == Source("a.png", settings.source / "a.png").read()
+    assert find(in_tar.source)[0].read() == (settings.source / "a.png").read_bytes()
     run(in_tar)
     assert images_of(settings.output) == {"a.png", "b.png"}
     (tmp_path / "cut.tar").write_bytes((tmp_path / "photos.tar").read_bytes()[:700])
-    with pytest.raises(InputError, match=r"cut.tar: (not an uncompressed tar archive|no pictures in it)"):
+    with pytest.raises(InputError, match=r"cut.tar is no uncompressed tar shard"):
         find(tmp_path / "cut.tar")
 
 

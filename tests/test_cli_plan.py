@@ -59,7 +59,7 @@ class TestWhatIsMeant:
         os.mkfifo(tmp_path / "in" / "b.png")
         assert found(text) == ["in/a.png"]
         notes = plan(["in"], None, NAMING)[1]
-        assert notes == ["in: 1 other file left out (no regular file)"]
+        assert notes == ["in: 1 other file (no regular file) left out"]
 
     def test_the_same_input_twice_is_one(self, touch, tmp_path):
         touch("in/a.png", "in/b.png")
@@ -70,7 +70,7 @@ class TestWhatIsMeant:
 
     def test_other_suffixes_are_counted(self, touch):
         touch("in/a.png", "in/a.tok", "in/b.HEIC", "in/c.heic", "in/d", "in/.e.heic")
-        assert planned(["in"])[1] == ["in: 3 other files left out (.heic, no suffix)"]
+        assert planned(["in"])[1] == ["in: 3 other files (.heic, no suffix) left out"]
         touch("none/b.heic")
         (task,), _ = plan(["none"], None, NAMING)
         assert str(task.problem) == "no file in this folder ends in .jpg, .png; here are 1 other file (.heic)"

@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from titokc import engines, payload, weights
-from titokc.bench.images import CENTER_SQUARE, Source, load
+from titokc.bench.images import CENTER_SQUARE, load
 from titokc.codec import Codec
 from titokc.errors import UsageError, WeightsError
+from titokc.imaging.shards import Source
 from titokc.judge import texture
 from titokc.models.nano.config import NanoConfig
 from titokc.models.nano.natural import Generator
@@ -142,7 +143,7 @@ def test_nano_1_adds_texture_where_it_is_missing_and_little_elsewhere() -> None:
     """Two samples with 20 smooth blocks only catch a decoder that paints everything; what it may add is a matter of
     1,000 pictures (bench/README.md)."""
     samples = Path(__file__).parents[1] / "bench" / "samples"
-    originals = [np.asarray(load(Source(path.name, path), CENTER_SQUARE)) for path in sorted(samples.glob("*.jpg"))]
+    originals = [np.asarray(load(Source(path, path.name), CENTER_SQUARE)) for path in sorted(samples.glob("*.jpg"))]
     engine = engines.open("nano")
     tokens = engine.encode(np.stack(originals), 96, 0)
     known = np.concatenate([texture.deviations(picture) for picture in originals])

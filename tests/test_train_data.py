@@ -1,6 +1,8 @@
 """Where training images come from, and that a batch is a pure function of seed and position."""
 
 import io
+import os
+import re
 import tarfile
 
 import numpy as np
@@ -56,7 +58,7 @@ def test_a_folder_is_searched_recursively(folder):
     training, validation = found.training, found.validation
     assert [s.name for s in training] == [f"{i}.jpg" for i in range(6)] + ["deep/7.webp", "deep/er/6.png"]
     assert validation == []
-    assert found.notes == [f"1 files in {folder} do not end like an image (.txt)"]
+    assert found.notes == [f"{folder}: 1 other file (.txt) left out"]
 
 
 def test_a_shard_folder_gives_its_shards_and_holds_out_val(tmp_path):
@@ -107,6 +109,20 @@ def test_linked_folders_are_followed_once(folder, tmp_path):
     assert len(find(linked).training) == 8
 
 
+def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if path == folder / "deep":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    found = find(folder)
+    assert len(found.training) == 6
+    assert f"{folder / 'deep'} is left out: it cannot be read: permission denied" in found.notes
+
+
 def test_what_can_be_read_of_damaged_shards_is_used(tmp_path):
     write_shard(tmp_path / "a.tar", 3)
     whole = (tmp_path / "a.tar").read_bytes()
@@ -116,7 +132,7 @@ def test_what_can_be_read_of_damaged_shards_is_used(tmp_path):
     (tmp_path / "d.tar").write_bytes(b"not a tar" * 100)
     found = find(tmp_path)
     assert names(found.training) == [f"a.tar/000{i}.jpg" for i in range(3)] + ["b.tar/0000.jpg", "e.tar/0000.jpg"]
-    assert [note.partition(" (")[0] for note in found.notes] == [
+    assert [re.sub(r" \(.*\)", "", note) for note in found.notes] == [
         f"{tmp_path / 'b.tar'} is cut short: its 1 whole images are used",
         f"{tmp_path / 'c.tar'} is no uncompressed tar shard",
         f"{tmp_path / 'd.tar'} is no uncompressed tar shard",
@@ -138,10 +154,10 @@ def test_one_picture_of_each_sample_of_a_shard(tmp_path):
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("0001", r"1 files in .* do not end like an image \(no suffix\)"),
+        ("0001", r".*: 1 other file \(no suffix\) left out"),
         ("s.tar.gz", "1 gzipped shards in .* are left out: unpack them with gunzip"),
         ("deep/s.tar", "1 shards in folders inside .* are left out: give the folder they are in"),
-        ("a.eps", r"1 files in .* do not end like an image \(\.eps\)"),
+        ("a.eps", r".*: 1 other file \(\.eps\) left out"),
     ],
 )
 def test_where_no_image_is_found_it_says_what_there_is(tmp_path, name, complaint):

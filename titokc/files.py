@@ -1,4 +1,4 @@
-"""Files in and out: typed errors for reading, and writing that is all or nothing, of one file or of some of a folder.
+"""Files in and out: what folders hold, typed errors for reading, and writing that is all or nothing.
 
 Nothing else in the package makes data reach the disk (fsync).
 """
@@ -6,14 +6,73 @@ Nothing else in the package makes data reach the disk (fsync).
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from titokc.errors import InputError, OutputError
 
 # What a killed process may leave behind: files of `write_atomic`, folders of `staged`.
 LITTER = ".titokc.*.part"
+
+
+@dataclass
+class Tree:
+    """What a folder and all its subfolders hold. files: those that were asked for, sorted. others: how many further
+    ones there are, by suffix. unreadable: folders, and why they cannot be read."""
+
+    files: list[Path] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+    unreadable: dict[Path, str] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> str:
+        """Such as "3 other files (.txt, no suffix)", or ""."""
+        kinds = ", ".join(suffix or "no suffix" for suffix, _ in self.others.most_common(5))
+        return f"{self.others.total()} other file{'s' * (self.others.total() > 1)} ({kinds})" if kinds else ""
+
+
+def search(folder: Path, suffixes: Collection[str], skip: Callable[[Path], bool] = lambda _: False) -> Tree:
+    """Looks for files that end in one of `suffixes` (in lower case), but not in folders that `skip` says.
+
+    Hidden files and folders are left out; links are followed, and each folder is entered once, so that they cannot lead
+    in circles.
+    """
+    tree = Tree()
+    real, links, entered = [folder], list[Path](), set[tuple[int, int]]()
+    while real or links:  # a folder's own place comes before links to it
+        here = real.pop() if real else links.pop(0)
+        try:
+            status = here.stat()
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:
+            tree.unreadable[here] = reason(error)
+            continue
+        for entry in entries:
+            path = here / entry.name
+            if entry.name.startswith("."):
+                continue
+            if os.path.isdir(path):  # noqa: PTH112 - Path's own raises for long names
+                if not skip(path):
+                    (links if entry.is_symlink() else real).append(path)
+            elif (suffix := path.suffix.lower()) not in suffixes:
+                tree.others[suffix] += 1
+            elif is_file(path):
+                tree.files.append(path)
+            else:
+                tree.others["no regular file"] += 1
+    tree.files.sort()
+    return tree
+
+
+def is_file(path: str | Path) -> bool:
+    """A regular file, or a link to nothing, which is to be named; not what might block the reader, as pipes do."""
+    return os.path.isfile(path) or not os.path.exists(path)  # noqa: PTH110, PTH113 - Path's own raise for long names
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:

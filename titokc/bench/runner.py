@@ -23,7 +23,6 @@ from titokc.bench.contenders import open_contender
 from titokc.bench.contenders.cache import default_cache
 from titokc.bench.contenders.interface import Contender, Found, Impossible, enlarged
 from titokc.bench.environment import environment
-from titokc.bench.images import Source
 from titokc.bench.memory import peak_memory_mb
 from titokc.bench.rows import (
     EQUAL_BYTES,
@@ -40,6 +39,7 @@ from titokc.bench.rows import (
 from titokc.bench.workers import Measuring, failure
 from titokc.errors import InputError, OutputError, TitokcError, UsageError
 from titokc.files import reason
+from titokc.imaging.shards import Source
 from titokc.judge.table import USUAL, Judge, Networks
 
 DEFAULT_BUDGETS = (60, 108, 156, 204)
@@ -166,7 +166,7 @@ class _Bench:
         if not wanted:
             return
         try:
-            photo = source.read()
+            photo = images.read(source)
         except InputError as error:
             self.failed[source.name] = str(error)
             return

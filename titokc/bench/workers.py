@@ -20,6 +20,7 @@ from titokc.bench.contenders import open_contender
 from titokc.bench.contenders.cache import Cache
 from titokc.bench.contenders.interface import Found, Impossible
 from titokc.errors import InputError
+from titokc.imaging.shards import Source
 from titokc.judge.table import Judge, Networks
 from titokc.processes import processes
 
@@ -51,7 +52,7 @@ def workers(jobs: int) -> Iterator[Executor]:
             kept.cache_clear()
 
 
-def search(source: images.Source, crop: str, spec: str, budgets: Sequence[int | None], cache: Path) -> Searched:
+def search(source: Source, crop: str, spec: str, budgets: Sequence[int | None], cache: Path) -> Searched:
     """The best files of a baseline for a picture. An unreadable picture is reported when it is measured."""
     contender = open_contender(spec)
     try:

@@ -2,13 +2,12 @@
 
 import glob
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from titokc.errors import InputError, OutputError, TitokcError, UsageError
-from titokc.files import reason
+from titokc.files import is_file, search
 
 STREAM = "-"
 STDOUT_NAMES = frozenset({STREAM, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
@@ -128,7 +127,7 @@ def _expand(
         return _search(Path(text), suffixes, notes, results, keep_name)
     if glob.has_magic(text) and not os.path.lexists(text):
         matches = glob.glob(text, recursive=True)  # noqa: PTH207 - absolute patterns too
-        files = sorted(Path(match) for match in matches if _is_file(match))
+        files = sorted(Path(match) for match in matches if is_file(match))
         return [Found(str(file), file, Path(file.name)) for file in files] or [
             Found(text, problem=InputError("no file matches"))
         ]
@@ -138,46 +137,17 @@ def _expand(
 def _search(
     folder: Path, suffixes: frozenset[str], notes: list[str], results: Iterable[str], keep_name: bool
 ) -> list[Found]:
-    """What a folder holds, in all its subfolders; each is entered once, so that links cannot lead in circles."""
     root = Path(os.path.basename(os.path.abspath(folder))) if keep_name else Path()  # noqa: PTH100, PTH119 - of "." too
-    real, links, entered = [str(folder)], list[str](), set[tuple[int, int]]()
-    files: list[Path] = []
-    problems: list[Found] = []
-    others: Counter[str] = Counter()
-    while real or links:  # a folder's own place comes before links to it
-        here = real.pop() if real else links.pop(0)
-        try:
-            status = os.stat(here)  # noqa: PTH116
-            if (status.st_dev, status.st_ino) in entered:
-                continue
-            entered.add((status.st_dev, status.st_ino))
-            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
-        except OSError as error:
-            problems.append(Found(here, problem=InputError(f"cannot be read: {reason(error)}")))
-            continue
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            path = Path(here, entry.name)
-            if _is_dir(path):
-                (links if entry.is_symlink() else real).append(str(path))
-            elif path.suffix.lower() in suffixes and _is_file(path):
-                files.append(path)
-            elif path.suffix.lower() not in results:
-                others[path.suffix.lower() if path.suffix.lower() not in suffixes else "no regular file"] += 1
-    rest = f"{others.total()} other file{'s' * (others.total() > 1)}" if others else ""
-    kinds = ", ".join(suffix or "no suffix" for suffix, _ in others.most_common(5))
-    if files and others:
-        notes.append(f"{folder}: {rest} left out ({kinds})")
-    found = [Found(str(file), file, root / file.relative_to(folder)) for file in sorted(files)] + problems
-    here_are = f"; here are {rest} ({kinds})" if others else ""
+    tree = search(folder, suffixes)
+    for suffix in results:
+        del tree.others[suffix]
+    if tree.files and tree.left_out:
+        notes.append(f"{folder}: {tree.left_out} left out")
+    found = [Found(str(file), file, root / file.relative_to(folder)) for file in tree.files]
+    found += [Found(str(at), problem=InputError(f"cannot be read: {why}")) for at, why in tree.unreadable.items()]
+    here_are = f"; here are {tree.left_out}" if tree.left_out else ""
     nothing = InputError(f"no file in this folder ends in {', '.join(sorted(suffixes))}{here_are}")
     return found or [Found(str(folder), problem=nothing)]
-
-
-def _is_file(path: str | Path) -> bool:
-    """A regular file, or a link to nothing, which is to be named; not what might block the reader, as pipes do."""
-    return os.path.isfile(path) or not os.path.exists(path)  # noqa: PTH110, PTH113 - Path's own raise for long names
 
 
 def _targets(found: Sequence[Found], folder: Path | None, new_suffix: str, notes: list[str]) -> list[Path | None]:

@@ -105,8 +105,8 @@ def _in_tar(path: Path, limits: Limits) -> Iterator[tuple[str, bytes | TitokcErr
             yield key, InputError(_too_long(source.size)) if source.size > limits.picture_bytes else source.read()
         except OSError as error:
             raise InputError(f"cannot be read: {error}") from error
-    for key, name in found.more:
-        yield key, InputError(f"{name} is a further picture of this sample")
+    for key, source in found.more:
+        yield key, InputError(f"{source.name} is a further picture of this sample")
     if found.problem:
         yield path.name, InputError(found.problem)
 

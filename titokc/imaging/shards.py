@@ -1,7 +1,6 @@
 """The pictures of an uncompressed tar shard, as WebDataset writes them: where each lies. Nothing is unpacked."""
 
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,14 +8,14 @@ from titokc.files import reason
 from titokc.imaging import READABLE_SUFFIXES
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where one encoded picture lies: a whole file (offset 0), or `size` bytes of a tar shard."""
+class Source(NamedTuple):
+    """Where one encoded picture lies: a whole file, or `size` bytes of a tar shard. name: its path inside the folder or
+    the shard."""
 
     path: Path
     name: str
-    offset: int
-    size: int
+    offset: int = 0
+    size: int = -1
 
     def read(self) -> bytes:
         """Raises OSError."""
@@ -27,17 +26,18 @@ class Source:
 
 class Index(NamedTuple):
     """pictures: the first of each sample by the sample's key, its name up to the first dot (WebDataset's rule), in the
-    order of the shard. more: (key, member's name) of the others. problem: why not all of the shard can be read."""
+    order of the shard. more: (key, picture) of the others. problem: why not all of the shard can be read."""
 
     pictures: dict[str, Source]
-    more: list[tuple[str, str]]
+    more: list[tuple[str, Source]]
     problem: str | None
 
 
 def index(path: Path) -> Index:
     """What the shard holds, as far as it can be read; a damaged one, and one that is none, has a `problem`."""
     pictures: dict[str, Source] = {}
-    more: list[tuple[str, str]] = []
+    more: list[tuple[str, Source]] = []
+    problem = None
     try:
         length = path.stat().st_size
         with tarfile.open(path, "r:") as tar:
@@ -48,16 +48,12 @@ def index(path: Path) -> Index:
                 if member.offset_data + member.size > length:
                     raise tarfile.ReadError("unexpected end of data")
                 key = (name.parent / name.name.partition(".")[0]).as_posix()
-                if key in pictures:
-                    more.append((key, name.as_posix()))
-                else:
-                    pictures[key] = Source(path, f"{path.name}/{name}", member.offset_data, member.size)
+                source = Source(path, name.as_posix(), member.offset_data, member.size)
+                if pictures.setdefault(key, source) is not source:
+                    more.append((key, source))
             if tar.offset >= length:  # a whole one ends in zeros
                 raise tarfile.ReadError("no end of archive")
     except (tarfile.TarError, OSError) as error:
         detail = reason(error) if isinstance(error, OSError) else str(error)
-        whole = (
-            f"is cut short: its {len(pictures)} whole images are used" if pictures else "is no uncompressed tar shard"
-        )
-        return Index(pictures, more, f"{whole} ({detail})")
-    return Index(pictures, more, None)
+        problem = f"is {'cut short' if pictures else 'no uncompressed tar shard'} ({detail})"
+    return Index(pictures, more, problem)

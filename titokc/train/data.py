@@ -7,11 +7,9 @@ feeds which sample is a pure function of the seed and the sample's position, so 
 import hashlib
 import itertools
 import json
-import os
 import shutil
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ from PIL import Image
 
 from titokc import imaging
 from titokc.errors import InputError, TitokcError
-from titokc.files import LITTER, staged
+from titokc.files import LITTER, Tree, search, staged
 from titokc.imaging.shards import Source, index
 from titokc.train.checkpoint import locked
 
@@ -55,8 +53,9 @@ def find(data: Path) -> Found:
         training, validation = _folder(root, notes, without=val)
         if val.is_dir():
             validation += [source for part in _folder(val, notes) for source in part]
-        if root != data and (beside := sum(map(_is_image, _files(data, {train, val})))):
-            notes.append(f"{beside} images beside train/ and val/ are left out")
+        beside = search(data, imaging.READABLE_SUFFIXES, {train, val}.__contains__) if root != data else Tree()
+        if beside.files:
+            notes.append(f"{len(beside.files)} images beside train/ and val/ are left out")
         found = Found(training, validation, notes)
     else:
         raise InputError(f"{data}: no such folder or tar shard")
@@ -67,19 +66,17 @@ def find(data: Path) -> Found:
 
 def _folder(folder: Path, notes: list[str], without: Path | None = None) -> tuple[list[Source], list[Source]]:
     """(training, validation) images of one folder, itself searched without the folder `without`."""
-    files = sorted(_files(folder, {without}))
-    images = [path for path in files if _is_image(path)]
-    shards = [path for path in files if path.suffix == ".tar" and path.parent == folder]
-    if gzipped := sum(path.name.endswith((".tar.gz", ".tgz")) for path in files):
+    tree = search(folder, {*imaging.READABLE_SUFFIXES, ".tar", ".gz", ".tgz"}, lambda path: path == without)
+    images = [path for path in tree.files if path.suffix.lower() in imaging.READABLE_SUFFIXES and path.exists()]
+    tars = [path for path in tree.files if path.suffix.lower() == ".tar"]
+    shards = [path for path in tars if path.parent == folder]
+    if gzipped := sum(path.name.endswith((".tar.gz", ".tgz")) for path in tree.files):
         notes.append(f"{gzipped} gzipped shards in {folder} are left out: unpack them with gunzip")
-    other = Counter(path.suffix for path in files if path not in {*images, *shards})
-    for suffix in (".tar", ".gz", ".tgz"):
-        if suffix == ".tar" and other[suffix]:
-            notes.append(f"{other[suffix]} shards in folders inside {folder} are left out: give the folder they are in")
-        del other[suffix]
-    if other:
-        kinds = ", ".join(suffix or "no suffix" for suffix, _ in other.most_common(5))
-        notes.append(f"{other.total()} files in {folder} do not end like an image ({kinds})")
+    if deeper := len(tars) - len(shards):
+        notes.append(f"{deeper} shards in folders inside {folder} are left out: give the folder they are in")
+    if tree.left_out:
+        notes.append(f"{folder}: {tree.left_out} left out")
+    notes += [f"{inside} is left out: it cannot be read: {why}" for inside, why in tree.unreadable.items()]
     if shards:
         if images:
             notes.append(f"{len(images)} images beside the shards in {folder} are left out")
@@ -91,32 +88,15 @@ def _folder(folder: Path, notes: list[str], without: Path | None = None) -> tupl
     return [Source(path, str(path.relative_to(folder)), 0, path.stat().st_size) for path in images], []
 
 
-def _files(folder: Path, without: set[Path | None]) -> Iterator[Path]:
-    """All regular files below a folder. Links are followed, but into no folder twice; hidden names are left out."""
-    been: set[str] = set()
-    for top, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(top)
-        if real in been or Path(top) in without:
-            folders.clear()
-            continue
-        been.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (Path(top, name) for name in names if not name.startswith("."))
-        yield from (path for path in paths if path.is_file())
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in imaging.READABLE_SUFFIXES
-
-
 def _shard(path: Path, notes: list[str]) -> list[Source]:
     """The images of a tar shard, one of each sample."""
     found = index(path)
     if found.problem:
-        notes.append(f"{path} {found.problem}")
+        used = f": its {len(found.pictures)} whole images are used" if found.pictures else ""
+        notes.append(f"{path} {found.problem}{used}")
     if more := len(found.more):
         notes.append(f"{more} further images of the same samples in {path} are left out (names up to the first dot)")
-    return list(found.pictures.values())
+    return [source._replace(name=f"{path.name}/{source.name}") for source in found.pictures.values()]
 
 
 def decode(data: bytes, max_side: int) -> np.ndarray | None:
