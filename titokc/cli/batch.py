@@ -3,7 +3,8 @@
 The conversion itself is `titokc.codec`'s, writing `titokc.files`'.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,76 +15,96 @@ from titokc.cli.streams import write_result
 from titokc.errors import OutputError, TitokcError, UsageError
 
 
-def run(
-    tasks: Sequence[Task],
-    convert: Callable[[list[Path | bytes]], Iterator[Any]],
-    to_bytes: Callable[[Any, Task], bytes],
-    describe: Callable[[bytes, Any], dict[str, Any]],
-    options: BatchOptions,
-    notes: Sequence[str],
-    read_stdin: Callable[[], bytes],
-    tell: Callable[[dict[str, Any]], str],
-    progress: Progress,
-    check: Callable[[Path], object] = lambda _: None,
-) -> int:
-    """Converts all tasks through `convert` (results or TitokcErrors, in order), writes, reports; the exit code.
+class Conversion(ABC):
+    """From files of one kind to files of another: a verb says what is done with each, `run` does it with all.
 
-    describe: the fields of a result in JSON; tell: the same in words, where the size of the result follows.
-    An existing result is left alone (skipped, or an error, after `check` of its input) unless `options.force`.
+    codec: of the model that was asked for. chosen: the verb's own options, as the codec takes them. report: of several
+    conversions together.
     """
-    if options.as_json and any(task.target is None and task.problem is None for task in tasks):
-        raise UsageError("--json and the result cannot share standard output")
-    outcomes: dict[int, TitokcError | str] = {}
-    sources: list[Path | bytes] = []
-    for number, task in enumerate(tasks):
-        outcome = task.problem or _existing(task, check, options.skip_existing, options.force)
+
+    def __init__(self, model: str | None, options: BatchOptions, report: Report | None = None, **chosen: Any) -> None:
+        self.options = options
+        self.chosen = chosen
+        self.report = report or Report(quiet=options.quiet, as_json=options.as_json)
+        self.progress = Progress(options.quiet)
+        self.codec = options.codec(model, self.progress.tiles)
+
+    @abstractmethod
+    def read_stdin(self) -> bytes:
+        """What stands for a file. Raises TitokcError."""
+
+    @abstractmethod
+    def convert(self, sources: Iterable[Path | bytes]) -> Iterator[Any]:
+        """A result for each, or a TitokcError, in order."""
+
+    @abstractmethod
+    def to_bytes(self, result: Any, target: Path | None) -> bytes:
+        """The result as it is written. Raises TitokcError."""
+
+    @abstractmethod
+    def describe(self, result: Any, size: int) -> tuple[dict[str, Any], str]:
+        """Of a result of `size` bytes: its fields in JSON, and in words what is said of it besides the size."""
+
+    def check(self, source: Path) -> None:  # noqa: B027 - most know nothing
+        """Raises TitokcError for an input that could not be converted, if that is soon known."""
+
+    def run(self, tasks: Sequence[Task], notes: Sequence[str]) -> int:
+        """Converts all, writes, reports; the exit code. An existing result is left alone (skipped, or an error, after
+        `check` of its input) unless `options.force`."""
+        if self.options.as_json and any(task.target is None and task.problem is None for task in tasks):
+            raise UsageError("--json and the result cannot share standard output")
+        sources = [self._source(task) for task in tasks]
+        results = self.convert([source for source in sources if isinstance(source, (Path, bytes))])
+        with self.progress.of(len(tasks)):
+            for task, source in zip(tasks, sources, strict=True):
+                self.finish(task, next(results) if isinstance(source, (Path, bytes)) else source)
+                self.progress.update()
+        for note in notes:
+            self.report.note(note)
+        self.report.summarise(tasks)
+        return self.report.exit_code
+
+    def is_done(self, task: Task) -> bool:
+        """Whether a result that exists already will do. OutputError for one that is in the way."""
+        if task.target is None or not is_taken(task.target):
+            return False
+        is_input = task.source is not None and task.source.exists() and task.target.samefile(task.source)
+        if not is_input and (self.options.force or self.options.skip_existing):
+            return not self.options.force
+        if task.source:
+            self.check(task.source)
+        if is_input:
+            raise OutputError("the result would take the place of its own input: say where with -o")
+        raise OutputError(f"{task.target} exists: --force overwrites it, --skip-existing leaves it out")
+
+    def finish(self, task: Task, result: Any) -> None:
+        """Writes the result, if it is one, and says what became of the task."""
+        outcome: TitokcError | str = "skipped"
+        fields: dict[str, Any] = {}
+        words = ""
         try:
-            if outcome is None:
-                sources.append(task.source or read_stdin())
+            if isinstance(result, TitokcError):
+                raise result
+            if result is not None:
+                data = self.to_bytes(result, task.target)
+                write_result(task.target, data, overwrite=self.options.force)
+                fields, words = self.describe(result, len(data))
+                fields |= {"notes": list(result.notes)} if result.notes else {}
+                outcome = "done"
         except TitokcError as error:
             outcome = error
-        if outcome is not None:
-            outcomes[number] = outcome
-    report = Report(quiet=options.quiet, as_json=options.as_json)
-    results = convert(sources)
-    with progress.of(len(tasks)):
-        for number, task in enumerate(tasks):
-            outcome = outcomes.get(number)
-            details: dict[str, Any] = {}
-            if outcome is None:
-                result = next(results)
-                try:
-                    if isinstance(result, TitokcError):
-                        raise result
-                    data = to_bytes(result, task)
-                    write_result(task.target, data, overwrite=options.force)
-                    outcome, details = "done", describe(data, result)
-                    details |= {"notes": list(result.notes)} if result.notes else {}
-                except TitokcError as error:
-                    outcome = error
-            progress.clear()
-            report.add(task, outcome, details, tell(details) if details else "")
-            for note in details.get("notes", ()):
-                report.note(note, task.name)
-            progress.update()
-    for note in notes:
-        report.note(note)
-    report.summarise(tasks)
-    return report.exit_code
+        self.progress.clear()
+        self.report.add(task, outcome, fields, words)
+        for note in fields.get("notes", ()):
+            self.report.note(note, task.name)
 
-
-def _existing(task: Task, check: Callable[[Path], object], skip: bool, force: bool) -> TitokcError | str | None:
-    """What an existing result means for its task; None where it is no obstacle."""
-    if task.target is None or not is_taken(task.target):
-        return None
-    is_input = task.source is not None and task.source.exists() and task.target.samefile(task.source)
-    if not is_input and (force or skip):
-        return None if force else "skipped"
-    try:
-        if task.source:
-            check(task.source)
-    except TitokcError as error:
-        return error
-    if is_input:
-        return OutputError("the result would take the place of its own input: say where with -o")
-    return OutputError(f"{task.target} exists: --force overwrites it, --skip-existing leaves it out")
+    def _source(self, task: Task) -> Path | bytes | TitokcError | None:
+        """What is to be converted, or why nothing is; None: an existing result is left alone."""
+        try:
+            if task.problem:
+                raise task.problem
+            if self.is_done(task):
+                return None
+            return task.source or self.read_stdin()
+        except TitokcError as error:
+            return error

@@ -1,12 +1,15 @@
 """`titokc decode`: parses, calls `titokc.codec`, names the results."""
 
-from functools import partial
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from titokc.cli.batch import run
+from titokc.cli.batch import Conversion
 from titokc.cli.options import (
     SUFFIXES,
     BatchOptions,
@@ -17,14 +20,17 @@ from titokc.cli.options import (
     inputs_argument,
     output_option,
 )
-from titokc.cli.plan import STDOUT_NAMES, Naming, Task, is_folder, plan
-from titokc.cli.report import Progress
+from titokc.cli.plan import STDOUT_NAMES, Naming, Task, find, is_folder, plan
+from titokc.cli.report import Report
 from titokc.cli.streams import read_stdin
-from titokc.cli.tokenize import decode_sets, is_set
+from titokc.cli.tokenize import is_set
 from titokc.container import MAX_FILE_SIZE, read_header
-from titokc.errors import UsageError
+from titokc.errors import TitokcError, UsageError
 from titokc.files import read_bytes
 from titokc.options import Decoded
+
+if TYPE_CHECKING:
+    from titokc.dataset.sinks import Sample
 
 # What titokc.imaging writes; a test holds the two equal. No import of Pillow for what is no .tok file.
 WRITTEN = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".avif"})
@@ -66,40 +72,73 @@ def decode(
     if any(map(is_set, inputs)):
         if bare or base64 or chosen["size"] or chosen["partial"] or chosen["tiles"] != "1x1":
             raise UsageError("of a data set whole pictures are decoded: without --size, --partial, --bare and --tiles")
-        click.get_current_context().exit(decode_sets(inputs, output, model, chosen["look"], options))
+        click.get_current_context().exit(_decode_sets(inputs, output, model, chosen["look"], options))
     form = form_of(bare, base64)
     tasks, notes = plan(inputs, output, Naming(frozenset({SUFFIXES[form]}), ".png", WRITTEN))
     if output and output not in STDOUT_NAMES and not is_folder(output) and len(tasks) == 1:
         _check_suffix(Path(output))
-    progress = Progress(options.quiet)
-    codec = options.codec(model, progress.tiles)
+    click.get_current_context().exit(_Decoding(model, options, form=form, **chosen).run(tasks, notes))
 
-    def to_bytes(decoded: Decoded, task: Task) -> bytes:
+
+class _Decoding(Conversion):
+    def read_stdin(self) -> bytes:
+        return read_stdin(MAX_FILE_SIZE + 1)
+
+    def convert(self, sources: Iterable[Path | bytes]) -> Iterator[Any]:
+        return self.codec.decode_many(sources, details=True, return_errors=True, **self.chosen)
+
+    def to_bytes(self, decoded: Decoded, target: Path | None) -> bytes:
         from titokc.imaging import picture_bytes
 
-        return picture_bytes(decoded.picture, _suffix(task.target))
+        return picture_bytes(decoded.picture, _suffix(target))
 
-    def describe(data: bytes, decoded: Decoded) -> dict[str, Any]:
-        fields = {"file_bytes": len(data), "tokens_per_tile": decoded.header.tokens_per_tile}
-        return fields | {"width": decoded.picture.width, "height": decoded.picture.height}
+    def describe(self, decoded: Decoded, size: int) -> tuple[dict[str, Any], str]:
+        width, height = decoded.picture.size
+        fields = {"file_bytes": size, "tokens_per_tile": decoded.header.tokens_per_tile}
+        return fields | {"width": width, "height": height}, f"{width}x{height}"
 
-    def check(source: Path) -> None:
-        if form == "tok":
-            read_header(read_bytes(source, MAX_FILE_SIZE), partial=chosen["partial"], limits=options.limits)
+    def check(self, source: Path) -> None:
+        if self.chosen["form"] == "tok":
+            read_header(read_bytes(source, MAX_FILE_SIZE), partial=self.chosen["partial"], limits=self.options.limits)
 
-    code = run(
-        tasks,
-        partial(codec.decode_many, form=form, details=True, return_errors=True, **chosen),
-        to_bytes,
-        describe=describe,
-        tell=lambda fields: f"{fields['width']}x{fields['height']}, ",
-        check=check,
-        progress=progress,
-        options=options,
-        notes=notes,
-        read_stdin=lambda: read_stdin(MAX_FILE_SIZE + 1),
-    )
-    click.get_current_context().exit(code)
+
+def _decode_sets(inputs: Sequence[str], output: str | None, model: str | None, look: str, options: BatchOptions) -> int:
+    """Files of `titokc tokenize` -> OUT/KEY.png; the exit code."""
+    from titokc.dataset.job import keyed
+    from titokc.dataset.sinks import model_of, read, to_tok
+    from titokc.dataset.sources import check_key
+
+    if output is None or not all(map(is_set, inputs)):
+        raise UsageError("data sets (.parquet, .tar) are decoded by themselves, into a folder: say which with -o")
+    report = Report(quiet=options.quiet, as_json=options.as_json)
+
+    def task(key: str) -> Task:
+        return Task(key, None, Path(output, f"{key}.png"))
+
+    def usable(samples: Iterable[tuple[str, Sample]], decoding: _Decoding) -> Iterator[tuple[str, bytes | TitokcError]]:
+        for key, sample in samples:
+            try:
+                check_key(key)
+                if decoding.is_done(task(key)):
+                    decoding.finish(task(key), None)
+                else:
+                    yield key, sample if isinstance(sample, bytes) else to_tok(sample, decoding.codec.info)
+            except TitokcError as error:
+                yield key, error
+
+    for file in find(inputs, frozenset(), []):
+        try:
+            if file.problem:
+                raise file.problem
+            samples = read(Path(file.name))
+            first = list(islice(samples, 1))
+            decoding = _Decoding(model or (model_of(first[0][1]) if first else None), options, report, look=look)
+            for key, result in keyed(decoding.convert, usable(chain(first, samples), decoding)):
+                decoding.finish(task(key), result)
+        except TitokcError as error:
+            report.fail(file.name, error)
+    report.summarise([])
+    return report.exit_code
 
 
 def _suffix(target: Path | None) -> str:

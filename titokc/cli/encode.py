@@ -1,11 +1,12 @@
 """`titokc encode`: parses, calls `titokc.codec`, names the results."""
 
-from functools import partial
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
-from titokc.cli.batch import run
+from titokc.cli.batch import Conversion
 from titokc.cli.info import fields_of
 from titokc.cli.options import (
     SUFFIXES,
@@ -20,7 +21,6 @@ from titokc.cli.options import (
     output_option,
 )
 from titokc.cli.plan import Naming, plan
-from titokc.cli.report import Progress
 from titokc.cli.streams import is_followed, read_picture
 from titokc.options import Encoded
 
@@ -63,38 +63,27 @@ def encode(
 
     form = form_of(bare, base64)
     tasks, notes = plan(inputs, output, Naming(READABLE_SUFFIXES, SUFFIXES[form], frozenset(SUFFIXES.values())))
-    progress = Progress(options.quiet)
-    codec = options.codec(model, progress.tiles)
+    click.get_current_context().exit(_Encoding(model, options, form=form, **chosen).run(tasks, notes))
 
-    def read_stdin() -> bytes:
-        data = read_picture(options.limits)
+
+class _Encoding(Conversion):
+    def read_stdin(self) -> bytes:
+        data = read_picture(self.options.limits)
         if is_followed(data):
-            notes.append("stdin: more than one picture, only the first is encoded")
+            self.report.note("stdin: more than one picture, only the first is encoded")
         return data
 
-    def describe(_: bytes, encoded: Encoded) -> dict[str, Any]:
-        fields = fields_of(encoded.header, len(encoded.data))
+    def convert(self, sources: Iterable[Path | bytes]) -> Iterator[Any]:
+        return self.codec.encode_many(sources, details=True, return_errors=True, **self.chosen)
+
+    def to_bytes(self, encoded: Encoded, _: Path | None) -> bytes:
+        return encoded.data
+
+    def describe(self, encoded: Encoded, size: int) -> tuple[dict[str, Any], str]:
+        header = encoded.header
+        fields, quality = fields_of(header, size), ""
         if encoded.psnr is not None:
             fields["psnr"] = round(encoded.psnr, 2)
-        return fields
-
-    code = run(
-        tasks,
-        partial(codec.encode_many, form=form, details=True, return_errors=True, **chosen),
-        to_bytes=lambda encoded, _: encoded.data,
-        describe=describe,
-        tell=tell,
-        progress=progress,
-        options=options,
-        notes=notes,
-        read_stdin=read_stdin,
-    )
-    click.get_current_context().exit(code)
-
-
-def tell(fields: dict[str, Any]) -> str:
-    """Of a result, what was chosen for it."""
-    tiles = fields["tiles"]
-    grid = f" in {tiles['rows']}x{tiles['columns']} tiles" if tiles["rows"] * tiles["columns"] > 1 else ""
-    quality = f", {fields['psnr']:.2f} dB" if "psnr" in fields else ""
-    return f"{fields['tokens_per_tile']} tokens{grid}{quality}, "
+            quality = f", {encoded.psnr:.2f} dB"
+        grid = f" in {header.rows}x{header.columns} tiles" if header.tiles > 1 else ""
+        return fields, f"{header.tokens_per_tile} tokens{grid}{quality}"

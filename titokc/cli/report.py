@@ -153,7 +153,7 @@ class Report:
         if len(tasks) == 1:
             task = tasks[0]
             if self.counts["done"] and task.target:
-                say(f"{printable(task.name)} -> {task.target}: {self.last}{self.bytes_written:,} bytes")
+                say(f"{printable(task.name)} -> {task.target}: {self.last}, {self.bytes_written:,} bytes")
             elif self.counts["skipped"]:
                 say(f"{task.target} exists: skipped")
             return

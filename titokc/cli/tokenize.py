@@ -1,29 +1,21 @@
-"""`titokc tokenize`: data sets of tokens; and what `decode` and `info` do with their files."""
+"""`titokc tokenize`: data sets of tokens; and what `info` says of their files."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from titokc.cli.options import BatchOptions, effort_option, engine_options, limit_options, model_option
-from titokc.cli.plan import Task, find, is_taken
-from titokc.cli.report import Progress, Report, say
-from titokc.cli.streams import write_result
+from titokc.cli.options import effort_option, engine_options, limit_options, model_option
+from titokc.cli.plan import find
+from titokc.cli.report import Report, say
 from titokc.container import read_header
-from titokc.errors import InputError, OutputError, TitokcError, UsageError
+from titokc.errors import InputError, UsageError
 from titokc.limits import DEFAULT_LIMITS, Limits
-
-if TYPE_CHECKING:
-    from titokc.codec import Codec
-    from titokc.dataset.sinks import Sample
 
 # Of keys that stand in more than one shard, so many are named.
 _NAMED = 10
@@ -135,56 +127,6 @@ def tokenize(
 def is_set(name: str) -> bool:
     """Whether an argument of `decode` or `info` is a file of tokens of many pictures."""
     return Path(name).suffix.lower() in {".parquet", ".tar"}
-
-
-def decode_sets(inputs: Sequence[str], output: str | None, model: str | None, look: str, options: BatchOptions) -> int:
-    """Files of `titokc tokenize` -> OUT/KEY.png; the exit code."""
-    from titokc.dataset.job import keyed
-    from titokc.dataset.sinks import model_of, read, to_tok
-    from titokc.dataset.sources import check_key
-    from titokc.imaging import picture_bytes
-
-    if output is None or not all(map(is_set, inputs)):
-        raise UsageError("data sets (.parquet, .tar) are decoded by themselves, into a folder: say which with -o")
-    report = Report(quiet=options.quiet, as_json=options.as_json)
-
-    def usable(samples: Iterable[tuple[str, Sample]], codec: Codec) -> Iterator[tuple[str, bytes | TitokcError]]:
-        for key, sample in samples:
-            try:
-                check_key(key)
-                target = Path(output, f"{key}.png")
-                if is_taken(target) and not options.force:
-                    if options.skip_existing:
-                        report.add(Task(key, None, target), "skipped", {})
-                        continue
-                    raise OutputError(f"{target} exists: --force overwrites it, --skip-existing leaves it out")
-                yield key, sample if isinstance(sample, bytes) else to_tok(sample, codec.info)
-            except TitokcError as error:
-                yield key, error
-
-    for file in find(inputs, frozenset(), []):
-        try:
-            if file.problem:
-                raise file.problem
-            samples = read(Path(file.name))
-            first = list(islice(samples, 1))
-            codec = options.codec(model or (model_of(first[0][1]) if first else None), Progress(quiet=True).tiles)
-            convert = partial(codec.decode_many, look=look, return_errors=True)
-            for key, result in keyed(convert, usable(chain(first, samples), codec)):
-                task = Task(key, None, Path(output, f"{key}.png"))
-                try:
-                    if isinstance(result, TitokcError):
-                        raise result
-                    data = picture_bytes(result, ".png")
-                    write_result(task.target, data, overwrite=options.force)
-                except TitokcError as error:
-                    report.add(task, error, {})
-                else:
-                    report.add(task, "done", {"file_bytes": len(data), "width": result.width, "height": result.height})
-        except TitokcError as error:
-            report.fail(file.name, error)
-    report.summarise([])
-    return report.exit_code
 
 
 def fields_of_set(path: Path, limits: Limits) -> dict[str, Any]:
