@@ -136,7 +136,7 @@ class Codec:
             engine.info.check_tokens(options.tokens)
         header, indices = self._plan(image, engine, options, work)
         if indices is None:
-            indices = _to_indices(image, header, engine, options.effort, work)
+            indices = self._indices(image, header, engine, options.effort, work)
         data = _pack(header, indices, options.form)
         psnr = _nearness(image, _to_picture(indices, header, engine, "", image.size, work)) if options.psnr else None
         return Encoded(data, header, tuple(notes), psnr)
@@ -149,8 +149,7 @@ class Codec:
         from titokc import tiling
 
         def tried(header: Header, metric: str = "psnr", effort: int = 0) -> tuple[float, list[int]]:
-            self.limits.check_indices(header.tiles, header.tokens_per_tile)
-            indices = _to_indices(image, header, engine, effort, work)
+            indices = self._indices(image, header, engine, effort, work)
             return _nearness(image, _to_picture(indices, header, engine, "", image.size, work), metric), indices
 
         grid = None if options.tiles is None else tiling.parse_grid(options.tiles, image.size, engine.info.side)
@@ -162,11 +161,9 @@ class Codec:
         if options.target_size is None:
             header = header_of(engine.info, image.size, grid or (1, 1), options.tokens or engine.info.max_tokens)
             container.file_size(header)  # refuses what the container cannot hold
-            self.limits.check_indices(header.tiles, header.tokens_per_tile)
             return header, None
         headers = candidates(image.size, engine.info, grid, options)
         if len(headers) == 1:
-            self.limits.check_indices(headers[0].tiles, headers[0].tokens_per_tile)
             return headers[0], None
         best, best_indices, least = headers[0], None, float("-inf")
         work.foresee(2 * sum(header.tiles for header in headers))
@@ -175,6 +172,18 @@ class Codec:
             if quality > least:
                 best, best_indices, least = header, indices, quality
         return best, None if options.effort else best_indices
+
+    def _indices(self, image: Image.Image, header: Header, engine: Engine, effort: int, work: Work) -> list[int]:
+        """The picture's tokens in the order of the file: the first of each tile, the second of each tile, ..."""
+        import numpy as np
+
+        from titokc import tiling
+
+        self.limits.check_indices(header.tiles, header.tokens_per_tile)
+        work.expect(header.tiles)
+        tiles = map(np.asarray, tiling.cut(image, (header.rows, header.columns), engine.info.side))
+        tokens = work.through(lambda group: engine.encode(group, header.tokens_per_tile, effort), tiles, engine.width)
+        return np.stack(list(tokens)).T.ravel().tolist()
 
     def _decode(self, source: TokFile, options: DecodeOptions, work: Work) -> Decoded:
         notes: tuple[str, ...] = ()
@@ -249,18 +258,6 @@ def _concerning_all() -> Iterator[None]:
     except TitokcError as error:
         error.concerns_all = True
         raise
-
-
-def _to_indices(image: Image.Image, header: Header, engine: Engine, effort: int, work: Work) -> list[int]:
-    """The picture's tokens in the order of the file: the first of each tile, the second of each tile, ..."""
-    import numpy as np
-
-    from titokc import tiling
-
-    work.expect(header.tiles)
-    tiles = map(np.asarray, tiling.cut(image, (header.rows, header.columns), engine.info.side))
-    tokens = work.through(lambda group: engine.encode(group, header.tokens_per_tile, effort), tiles, engine.width)
-    return np.stack(list(tokens)).T.ravel().tolist()
 
 
 def _to_picture(

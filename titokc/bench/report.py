@@ -28,15 +28,10 @@ from titokc.files import write_atomic
 from titokc.judge.table import METRICS, PICTURE_METRICS
 
 GALLERY_QUALITY = 90
-DEFAULT_GALLERY = 100
 
 
 def write_report(
-    folder: Path,
-    rows: Sequence[Row],
-    summary: dict[str, Any],
-    environment: dict[str, Any],
-    gallery: int = DEFAULT_GALLERY,
+    folder: Path, rows: Sequence[Row], summary: dict[str, Any], environment: dict[str, Any], gallery: int = 100
 ) -> Path:
     """Writes report.html into `folder`. `gallery`: at most so many pictures, those that the first model does worst."""
     names, note = _gallery_names(rows, summary, gallery)

@@ -16,6 +16,9 @@ from titokc.errors import InputError, MetricWeightsMissingError, UsageError
 DEFAULT_VERB = "run"
 USUAL_MODEL = "nano"
 CROPS = ("center-square-256", "none")
+_gallery = click.option(
+    "--gallery", type=click.IntRange(min=0), default=100, show_default=True, help="Most pictures on the page."
+)
 
 
 class _Bench(click.Group):
@@ -61,9 +64,7 @@ def bench() -> None:
 )
 @click.option("--download-weights", "download", is_flag=True, help="Download those that are missing.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Where searches are kept.")
-@click.option(
-    "--gallery", type=click.IntRange(min=0), default=100, show_default=True, help="Most pictures on the page."
-)
+@_gallery
 @click.option("--restart", is_flag=True, help="Measure everything again.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no table.")
 @click.pass_context
@@ -87,8 +88,6 @@ def run(
     from titokc.judge.table import METRICS, USUAL, parse_metrics
 
     _need("matplotlib", "scipy")
-    if not source.exists():
-        raise InputError(f"{source} is not there")
     output = output or Path(f"bench-{source.resolve().stem}")
     specs, absent = _codecs(codecs)
     settings |= {"metrics": parse_metrics(metrics) if metrics else USUAL, "cache": cache or default_cache()}
@@ -140,9 +139,7 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
 
 @bench.command()
 @click.argument("report", metavar="REPORT", type=click.Path(path_type=Path))
-@click.option(
-    "--gallery", type=click.IntRange(min=0), default=100, show_default=True, help="Most pictures on the page."
-)
+@_gallery
 def plot(report: Path, gallery: int) -> None:
     """Draw plots, tables and page of a report again from its rows."""
     _need("matplotlib", "scipy")

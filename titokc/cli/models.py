@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,7 @@ def models() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.")
 def list_models(as_json: bool) -> None:
     """The known models and the installed ones, and which are on this machine."""
-    rows = [_known_row(name) for name in IDS]
-    rows += [_row(files.name, files) for files in places.installed() if files.name not in IDS]
+    rows = [_row(name) for name in dict.fromkeys([*IDS, *(files.name for files in places.installed())])]
     if as_json:
         click.echo(json.dumps(rows))
         return
@@ -186,17 +186,12 @@ def export(
     put(printable(f"{directory}: step {step}"))
 
 
-def _known_row(name: str) -> dict[str, Any]:
-    try:
-        return _row(name, places.locate(name))
-    except ModelNotFoundError:
-        return _row(name, None)
-
-
-def _row(name: str, files: places.ModelFiles | None) -> dict[str, Any]:
-    known, release = KNOWN_MODELS.get(IDS.get(name, 0)), releases().get(name)
-    config, where = release.config if release else None, f"titokc models fetch {name}"
-    size = release.parameters * 4 if release else None
+def _row(name: str) -> dict[str, Any]:
+    release = releases().get(name)
+    config, size = (release.config, release.parameters * 4) if release else (None, None)
+    files, where = None, f"titokc models fetch {name}"
+    with suppress(ModelNotFoundError):
+        files = places.locate(name)
     if files is not None:
         installed = places.models_dir() in files.weights.parents
         where = "embedded (the default)" if name == EMBEDDED else "installed" if installed else "hub cache"
@@ -205,16 +200,16 @@ def _row(name: str, files: places.ModelFiles | None) -> dict[str, Any]:
             config = configured(files.read_config(), {})
         except ModelError as error:
             where += f", unusable: {error}"
-    fewest, most = config.counts if config else (None, None)
-    bits = (config.codebook_size - 1).bit_length() if config else None
+    facts: dict[str, Any] = dict.fromkeys(("tokens", "bits", "payload_bytes", "looks"))
+    if config:
+        most, bits = config.counts[1], (config.codebook_size - 1).bit_length()
+        facts = {"tokens": list(config.counts), "bits": bits, "payload_bytes": (most * bits + 7) // 8}
+        facts["looks"] = list(config.looks)
     return {
         "name": name,
-        "id": known.id if known else 0,
-        "tokens": [fewest, most] if config else None,
-        "bits": bits,
-        "payload_bytes": (most * bits + 7) // 8 if most and bits else None,
+        "id": IDS.get(name, 0),
+        **facts,
         "weights_bytes": size,
-        "looks": list(config.looks) if config else None,
         "where": where,
         "path": str(files.weights) if files else None,
         "repository": release.repo_id if release else None,

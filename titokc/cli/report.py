@@ -58,8 +58,9 @@ def put_bytes(data: bytes) -> None:
 
 def message_of(error: TitokcError) -> str:
     """The error's own words, and the option that allows more where a limit was exceeded."""
-    limit = getattr(error, "limit", None) if isinstance(error, LimitExceededError) else None
-    return f"{error} (--{limit.replace('_', '-')} allows more)" if limit else str(error)
+    if isinstance(error, LimitExceededError) and error.limit:
+        return f"{error} (--{error.limit.replace('_', '-')} allows more)"
+    return str(error)
 
 
 class Progress:
