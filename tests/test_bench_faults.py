@@ -105,13 +105,6 @@ def test_without_a_readable_picture_nothing_is_written(settings):
     assert not settings.output.exists()
 
 
-def test_hidden_files_and_folders_are_left_out(settings, photo):
-    (settings.source / ".thumbnails").mkdir()
-    for name in ("a.png", ".b.png", ".thumbnails/t.png"):
-        photo(40, 30).save(settings.source / name)
-    assert [source.name for source in find(settings.source)] == ["a.png"]
-
-
 def test_a_cache_that_cannot_be_written_is_said_to_be(settings, photo):
     photo(40, 30).save(settings.source / "a.png")
     settings.cache.write_text("no folder")

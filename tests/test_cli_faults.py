@@ -227,13 +227,6 @@ class TestMessages:
         for option, value in (("--max-side", 299), ("--max-pixels", 5999), ("--max-indices", 127)):
             assert f"({option} allows more)" in run("decode", "a.tok", option, value, "-o", "b.png", code=6).stderr
 
-    def test_the_size_that_is_asked_for_counts(self, run, photo):
-        photo(300, 20).save("a.png")
-        run("encode", "a.png", "--effort", 0)
-        run("decode", "a.tok", "--max-side", 200, "--size", "150x10", "-o", "b.png")
-        assert Image.open("b.png").size == (150, 10)
-        run("decode", "a.tok", "--max-side", 200, "--size", "201x10", "-o", "c.png", code=6)
-
     def test_what_was_chosen(self, run, photo):
         photo(300, 200).save("a.png")
         assert "128 tokens in 2x3 tiles, " in run("encode", "a.png", "--effort", 0, "--tiles", "2x3").stderr

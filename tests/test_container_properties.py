@@ -134,14 +134,6 @@ def test_packing_of_every_count_agrees_with_an_independent_packer(bits):
 
 
 @given(integers(1, 16), strategies.data())
-def test_packing_of_any_indices_agrees_with_an_independent_packer(bits, data):
-    indices = data.draw(lists(integers(0, (1 << bits) - 1), min_size=1, max_size=256))
-    packed = pack_bare(indices, bits)
-    assert packed == reference.to_bytes(reference.fill_up("".join(f"{index:0{bits}b}" for index in indices)))
-    assert unpack_bare(packed, bits, len(indices)) == indices
-
-
-@given(integers(1, 16), strategies.data())
 def test_any_cut_of_a_payload_gives_its_whole_indices(bits, data):
     indices = data.draw(lists(integers(0, (1 << bits) - 1), min_size=1, max_size=256))
     packed = pack_bare(indices, bits)

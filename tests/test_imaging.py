@@ -209,13 +209,6 @@ def test_an_icc_profile_of_another_colour_space_is_ignored():
     assert near(imaging.read(data), (128, 128, 128), 0)
 
 
-def test_animations_give_their_first_frame():
-    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
-    for name in ("GIF", "WEBP", "PNG", "TIFF", "AVIF"):
-        data = saved(frames[0], name, save_all=True, append_images=frames[1:])
-        assert near(imaging.read(data), RED, 8), name
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 16_000), (16_000, 1), (3, 2)])
 def test_extreme_shapes(size):
     assert imaging.read(saved(Image.new("RGB", size, RED), "PNG")).size == size

@@ -275,8 +275,12 @@ def test_pickles_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     torch.save({"latent_tokens": Evil()}, tmp_path / "zipped.bin")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Evil(), protocol=2))
     for name in ("zipped.bin", "plain.pth"):
-        with pytest.raises(WeightsError, match="not a readable weights file"):
+        with pytest.raises(WeightsError) as caught:
             weights.load(tmp_path / name)
+        assert str(caught.value) == (  # nothing of torch's advice to trust it all the same
+            f"{tmp_path / name}: not a readable weights file "
+            "(it is damaged, or holds other things than tensors, which are never loaded)"
+        )
     assert not (tmp_path / "hacked").exists()
 
 
@@ -411,23 +415,6 @@ def test_saving_replaces_a_model_directory_and_nothing_else(model: TiTok, folder
         with pytest.raises(OutputError, match=r"holds other things|exists and is no folder"):
             weights.save(model, taken)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "photos"]
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failed_save_leaves_the_old_model_and_no_litter(
-    model: TiTok, folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    before = weights.load(folder).weights_fingerprint
-
-    def fail(state: dict, path: Path, metadata: dict) -> None:
-        path.write_bytes(b"half")
-        raise error
-
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
-    with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
-        weights.save(model, folder, overwrite=True)
-    assert weights.load(folder).weights_fingerprint == before
-    assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
 def test_golden_tokens_of_the_release_are_whole() -> None:

@@ -1,7 +1,5 @@
 """Model directories: what is written, what stays, what is refused without --force."""
 
-import os
-import stat
 from pathlib import Path
 
 import pytest
@@ -59,31 +57,12 @@ def test_readme_and_git_of_a_model_folder_stay(folder: Path, tmp_path: Path) -> 
     ]
 
 
-def test_links_are_written_through(folder: Path) -> None:
-    run("convert", folder, "m")
-    Path("latest").symlink_to("m")
-    new = other(folder)
-    assert run("convert", folder, "latest", "--force").exit_code == 0
-    assert Path("latest").is_symlink()
-    assert places.noted(Path("m/model.safetensors"))["weights"] == new
-
-
 def test_an_empty_folder_may_be_the_current_one(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     result = run("convert", folder, ".")
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in Path().iterdir()) == ["config.json", "model.safetensors"]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
-def test_files_have_the_modes_of_other_new_files(folder: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        assert run("convert", folder, "m").exit_code == 0
-    finally:
-        os.umask(before)
-    assert {stat.S_IMODE(path.stat().st_mode) for path in Path("m").iterdir()} == {0o640}
 
 
 def test_install_replaces_with_force_only(folder: Path) -> None:

@@ -86,20 +86,6 @@ def test_a_model_of_a_version_before_a_field_has_its_default(folder: Path) -> No
     assert weights.load(folder).config == NANO
 
 
-def test_nobody_is_told_to_trust_a_pickle(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple:
-            return print, ("hacked",)
-
-    torch.save({"latent_tokens": Evil()}, tmp_path / "evil.bin")
-    with pytest.raises(WeightsError) as caught:
-        weights.load(tmp_path / "evil.bin")
-    assert str(caught.value) == (
-        f"{tmp_path / 'evil.bin'}: not a readable weights file "
-        "(it is damaged, or holds other things than tensors, which are never loaded)"
-    )
-
-
 def test_all_installed_codes_that_begin_alike_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TITOKC_HOME", str(tmp_path))
     for name, code in (("a", "00ff" + 60 * "0"), ("b", "00ff" + 60 * "1"), ("c", "01ff" + 60 * "0")):
