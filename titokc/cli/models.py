@@ -13,7 +13,7 @@ from titokc.errors import InputError, ModelError, ModelMismatchError, ModelNotFo
 from titokc.files import sha256
 from titokc.ids import KNOWN_MODELS
 from titokc.models import EMBEDDED, configured, releases
-from titokc.models.titok.releases import GOLDEN_TOKENS, NEAR_TIE, Mismatch, mismatches, published
+from titokc.models.titok.releases import GOLDEN_TOKENS, NEAR_TIE, mismatches, published
 from titokc.weights import places
 
 IDS = {row.name: row.id for row in KNOWN_MODELS.values()}
@@ -90,7 +90,7 @@ def verify(model: str, pictures: Path | None, device: str, as_json: bool) -> Non
 
     tokenizer = weights.load_files(files).to(find_device(device))
     self_test(tokenizer)
-    golden = _golden(tokenizer, pictures) if pictures else {}
+    golden = _golden(tokenizer, pictures) if pictures else []
     report = {
         "model": tokenizer.name,
         "id": tokenizer.model_id,
@@ -100,14 +100,10 @@ def verify(model: str, pictures: Path | None, device: str, as_json: bool) -> Non
         "weights_fingerprint": tokenizer.weights_fingerprint.hex(),
     }
     if as_json:
-        rows = [
-            {"picture": name, "tokens": tokenizer.max_tokens, "mismatches": [one._asdict() for one in wrong]}
-            for name, wrong in golden.items()
-        ]
-        click.echo(json.dumps(report | {"golden": rows}))
+        click.echo(json.dumps(report | {"golden": golden}))
     else:
-        _print_report(report, golden, tokenizer.max_tokens, asked=pictures is not None)
-    failed = [name for name, wrong in golden.items() if any(one.margin > NEAR_TIE for one in wrong)]
+        _print_report(report, golden, asked=pictures is not None)
+    failed = [row["picture"] for row in golden if any(one["margin"] > NEAR_TIE for one in row["mismatches"])]
     if failed:
         raise ModelMismatchError(f"{tokenizer.name}: other tokens than the published ones for {', '.join(failed)}")
 
@@ -216,8 +212,8 @@ def _row(name: str) -> dict[str, Any]:
     }
 
 
-def _golden(tokenizer: Any, pictures: Path) -> dict[str, list[Mismatch]]:
-    """What is not as published of those of the published pictures that are in the folder."""
+def _golden(tokenizer: Any, pictures: Path) -> list[dict[str, Any]]:
+    """What is not as published of those of the published pictures that are in the folder: a row each, for JSON."""
     import numpy as np
     import torch
 
@@ -227,7 +223,7 @@ def _golden(tokenizer: Any, pictures: Path) -> dict[str, list[Mismatch]]:
     paths = {name: pictures / name for name in expected if (pictures / name).is_file()}
     if expected and not paths:
         raise InputError(f"none of {', '.join(expected)} in {pictures}")
-    found = {}
+    rows = []
     for name, path in paths.items():
         try:
             image = imaging.read(path)
@@ -236,17 +232,21 @@ def _golden(tokenizer: Any, pictures: Path) -> dict[str, list[Mismatch]]:
         if image.size != (tokenizer.side, tokenizer.side):
             raise InputError(f"{path} is {image.width}x{image.height}, expected {tokenizer.side}x{tokenizer.side}")
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
-        found[name] = mismatches(tokenizer, pixels, expected[name])
-    return found
+        wrong = [one._asdict() for one in mismatches(tokenizer, pixels, expected[name])]
+        rows.append({"picture": name, "tokens": tokenizer.max_tokens, "mismatches": wrong})
+    return rows
 
 
-def _print_report(report: dict[str, Any], golden: dict[str, list[Mismatch]], tokens: int, asked: bool) -> None:
+def _print_report(report: dict[str, Any], golden: list[dict[str, Any]], asked: bool) -> None:
     for name, value in report.items():
         click.echo(f"{name.replace('_', ' '):<20} {value}")
-    for picture, wrong in golden.items():
-        click.echo(f"{'tokens':<20} {tokens - len(wrong)} of {tokens} as published: {picture}")
-        for one in wrong:
-            click.echo(f"{'':<20} token {one.position}: {one.found}, published {one.expected}, margin {one.margin:.2g}")
+    for row in golden:
+        right = row["tokens"] - len(row["mismatches"])
+        click.echo(f"{'tokens':<20} {right} of {row['tokens']} as published: {row['picture']}")
+        for one in row["mismatches"]:
+            click.echo(
+                f"{'':<20} " + "token {position}: {found}, published {expected}, margin {margin:.2g}".format(**one)
+            )
     if not golden:
         where = "none are published for this model" if asked else "not compared, give --pictures"
         known = f" ({', '.join(GOLDEN_TOKENS)} has some)" if asked else ""

@@ -76,11 +76,12 @@ def find(inputs: Sequence[str], suffixes: frozenset[str], notes: list[str], resu
     """What the arguments mean, each file once. Of a folder: the regular files with one of `suffixes`, hidden ones and
     those of hidden folders left out; links to folders are followed. `notes` get how many files with other suffixes
     (than those of earlier `results`) were left out."""
-    folders = sum(map(_is_dir, inputs))
+    several = sum(map(_is_dir, inputs)) > 1
     real_folders: dict[str, str] = {}
     found: dict[tuple[str, str], Found] = {}
     for text in inputs:
-        for file in _expand(text, suffixes, notes, results, keep_name=folders > 1):
+        meant = _in_folder(Path(text), suffixes, notes, results, several) if _is_dir(text) else _named(text)
+        for file in meant:
             parent, name = os.path.split(os.path.abspath(file.source)) if file.source else (file.name, "")  # noqa: PTH100
             if parent not in real_folders:
                 real_folders[parent] = os.path.realpath(parent)
@@ -116,15 +117,12 @@ def _check_folder(output: str, naming: Naming) -> None:
         )
 
 
-def _expand(
-    text: str, suffixes: frozenset[str], notes: list[str], results: Iterable[str], keep_name: bool
-) -> list[Found]:
+def _named(text: str) -> list[Found]:
+    """What an argument means that is no folder."""
     if text == STREAM:
         return [Found("stdin")]
     if not text:
         return [Found(text, problem=InputError("an empty name"))]
-    if _is_dir(text):
-        return _search(Path(text), suffixes, notes, results, keep_name)
     if glob.has_magic(text) and not os.path.lexists(text):
         matches = glob.glob(text, recursive=True)  # noqa: PTH207 - absolute patterns too
         files = sorted(Path(match) for match in matches if is_file(match))
@@ -134,7 +132,7 @@ def _expand(
     return [Found(text, Path(text))]
 
 
-def _search(
+def _in_folder(
     folder: Path, suffixes: frozenset[str], notes: list[str], results: Iterable[str], keep_name: bool
 ) -> list[Found]:
     root = Path(os.path.basename(os.path.abspath(folder))) if keep_name else Path()  # noqa: PTH100, PTH119 - of "." too
