@@ -10,14 +10,13 @@ The stand-in was initialised on ImageNet and trained on another classification: 
 with this file only, never with an FID published elsewhere, and 2,048 features it has not.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titokc.errors import UsageError, WeightsError
+from titokc.errors import WeightsError
 from titokc.judge.files import INCEPTION, INCEPTION_STAND_IN, find
 from titokc.judge.networks import package, read
 
@@ -27,16 +26,12 @@ SIDE = 299
 class Inception(nn.Module):
     """Frozen; `weights`: its file's name -> SHA-256."""
 
-    def __init__(
-        self, features: tuple[int, ...] = (2048,), *, stand_in: bool = False, folder: Path | None = None, **finding: Any
-    ) -> None:
-        """features: of 192, 768 and, but not of the stand-in, 2048. folder, **finding: as `titokc.judge.files.find`."""
-        if stand_in and max(features) > 768:
-            raise UsageError("the stand-in for Inception has no 2,048 features: they need the official file")
+    def __init__(self, *, stand_in: bool = False, **finding: Any) -> None:
+        """**finding: as `titokc.judge.files.find` takes it."""
         super().__init__()
         self.stand_in = stand_in
         used_for = "FID-768 (stand-in)" if stand_in else "FID and KID"
-        found = find(INCEPTION_STAND_IN if stand_in else INCEPTION, folder, used_for=used_for, **finding)
+        found = find(INCEPTION_STAND_IN if stand_in else INCEPTION, used_for=used_for, **finding)
         fid = package("torch_fidelity.feature_extractor_inceptionv3")
         resizing = package("torch_fidelity.interpolate_compat_tensorflow")
         self._resized = resizing.interpolate_bilinear_2d_like_tensorflow1x
@@ -52,13 +47,12 @@ class Inception(nn.Module):
         layers |= {"Mixed_5b": fid.InceptionA(192, 32), "Mixed_5c": fid.InceptionA(256, 64)}
         layers |= {"Mixed_5d": fid.InceptionA(288, 64), "Mixed_6a": fid.InceptionB(288)}
         layers |= {f"Mixed_6{x}": fid.InceptionC(768, c) for x, c in zip("bcde", (128, 160, 160, 192), strict=True)}
-        ends = {"MaxPool_2": 192, "Mixed_6e": 768}
+        self.ends = {"MaxPool_2": 192, "Mixed_6e": 768}
         if not stand_in:
             layers |= {"Mixed_7a": fid.InceptionD(768), "Mixed_7b": fid.InceptionE_1(1280)}
             layers |= {"Mixed_7c": fid.InceptionE_2(2048)}
-            ends["Mixed_7c"] = 2048
+            self.ends["Mixed_7c"] = 2048
         self.layers = nn.ModuleDict(layers)
-        self.ends = {name: count for name, count in ends.items() if count in features}
         tensors = {name: value.float() for name, value in read(found).items() if not name.startswith("fc.")}
         counters = {name: torch.tensor(0) for name in self.layers.state_dict() if name.endswith("num_batches_tracked")}
         try:
@@ -70,7 +64,8 @@ class Inception(nn.Module):
 
     @torch.inference_mode()
     def forward(self, pictures: Tensor) -> dict[int, Tensor]:
-        """[B, 3, H, W], 0 to 255 -> {number of features: float32 [B, features]}."""
+        """[B, 3, H, W], 0 to 255 -> {number of features: float32 [B, features]}: of 192, 768 and, but not of the
+        stand-in, 2048."""
         if self.stand_in:
             x = F.interpolate(pictures / 255, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
         else:
@@ -80,6 +75,4 @@ class Inception(nn.Module):
             x = layer(x)
             if name in self.ends:
                 found[self.ends[name]] = x.mean((2, 3))
-            if len(found) == len(self.ends):
-                break
         return found

@@ -58,10 +58,10 @@ class LPIPS(nn.Module):
     names (pickles without code, or safetensors), checked tensor by tensor.
     """
 
-    def __init__(self, trunk: str, folder: Path | None = None, **finding: Any) -> None:
-        """folder and **finding: as `titokc.judge.files.find` takes them."""
+    def __init__(self, trunk: str, **finding: Any) -> None:
+        """**finding: as `titokc.judge.files.find` takes it."""
         super().__init__()
-        found = find(LPIPS_TRUNKS[trunk], folder, used_for=f"LPIPS ({trunk})", **finding)
+        found = find(LPIPS_TRUNKS[trunk], used_for=f"LPIPS ({trunk})", **finding)
         lpips = package("lpips")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torchvision, that lpips is older than it
@@ -95,9 +95,9 @@ class LPIPS(nn.Module):
 class ConvNeXtDistance(nn.Module):
     """Mean squared difference of ConvNeXt-S logits at 224x224, as in TiTok's training; the network is torchvision's."""
 
-    def __init__(self, folder: Path | None = None, **finding: Any) -> None:
+    def __init__(self, **finding: Any) -> None:
         super().__init__()
-        found = find(CONVNEXT_S, folder, used_for="the ConvNeXt distance", **finding)
+        found = find(CONVNEXT_S, used_for="the ConvNeXt distance", **finding)
         self.network = package("torchvision.models").convnext_small()
         try:
             self.network.load_state_dict(read(found))

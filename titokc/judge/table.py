@@ -52,8 +52,7 @@ class Networks:
             if name in ("official", "stand_in"):
                 from titokc.judge.inception import Inception
 
-                counts = (192, 768) if name == "stand_in" else (192, 768, 2048)
-                network = Inception(counts, stand_in=name == "stand_in", **self.finding)
+                network = Inception(stand_in=name == "stand_in", **self.finding)
             else:
                 from titokc.judge.networks import LPIPS, EfficientNetDistance
 
