@@ -12,7 +12,7 @@ from titokc import container
 from titokc.container import KNOWN_MODELS, Header, pack, truncate, unpack
 from titokc.errors import TitokcError
 from titokc.limits import Limits
-from titokc.payload import from_text, pack_bare, to_text, unpack_bare, unpack_text
+from titokc.payload import pack_bare, to_text, unpack_bare, unpack_text
 
 ROOT = Path(__file__).parents[1]
 NO_LIMITS = Limits(1 << 32, 1 << 16, 1 << 24)
@@ -146,7 +146,8 @@ def test_any_cut_of_a_payload_gives_its_whole_indices(bits, data):
             assert read(form[:length], bits, len(indices), partial=True) == indices[:whole]
     for at in sorted(spaces, reverse=True):
         text = text[:at] + data.draw(sampled_from(["\n", "\r\n", " ", "\t"])) + text[at:]
-    assert from_text(text) == from_text(text.replace("-", "+").replace("_", "/") + "==") == packed
+    for form in (text, text.replace("-", "+").replace("_", "/") + "=="):
+        assert unpack_text(form, bits, len(indices)) == indices
 
 
 @pytest.mark.parametrize("target", ["container", "pillow"])

@@ -16,7 +16,6 @@ from titokc.payload import (
     TrailingDataError,
     TruncatedError,
     check_indices,
-    from_text,
     pack_bare,
     to_text,
     unpack_bare,
@@ -82,9 +81,9 @@ class TestBare:
 class TestText:
     def test_literally(self):
         assert to_text(b"\xfb\xff\xfe\x00") == "-__-AA"
-        assert from_text("-__-AA") == b"\xfb\xff\xfe\x00"
+        assert unpack_text("-__-AA", 8) == [0xFB, 0xFF, 0xFE, 0x00]
         assert len(to_text(bytes(48))) == 64
-        assert from_text("") == b""
+        assert unpack_text("", 12) == []
         assert to_text(BARE) == TEXT
         assert unpack_text(TEXT, 12) == unpack_text(TEXT.encode(), 12) == INDICES
 
@@ -94,7 +93,7 @@ class TestText:
         ids=["padded", "standard", "both", "line end", "wrapped", "spaced", "one sign of padding lost"],
     )
     def test_ways_in_which_text_arrives(self, text):
-        assert from_text(text) == from_text(text.encode()) == b"\xfb\xff\xfe\x00"
+        assert unpack_text(text, 8) == unpack_text(text.encode(), 8) == [0xFB, 0xFF, 0xFE, 0x00]
 
     def test_wrapped_at_76_characters_as_mail_does(self):
         text = to_text(FRAME)
@@ -118,10 +117,9 @@ class TestText:
         ],
     )
     def test_what_is_no_text_of_bytes_is_refused_with_its_place(self, text, message):
-        for read in (from_text, lambda text: unpack_text(text, 12)):
-            with pytest.raises(TextError) as caught:
-                read(text)
-            assert str(caught.value).startswith(message)
+        with pytest.raises(TextError) as caught:
+            unpack_text(text, 12)
+        assert str(caught.value).startswith(message)
 
     def test_cut_anywhere_its_whole_indices_are_there(self):
         text = to_text(FRAME)

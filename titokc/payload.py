@@ -148,14 +148,6 @@ def to_text(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode("ascii").rstrip("=")
 
 
-def from_text(text: str | bytes) -> bytes:
-    """Base64 text -> the bytes: of either alphabet, with or without padding, white space left out.
-
-    Raises TextError for anything else, with the place of what is wrong (counted from 0), and FormError for a file.
-    """
-    return _whole_bytes(_characters(text), text)
-
-
 def unpack_text(
     text: str | bytes,
     bits_per_index: int,
@@ -164,7 +156,11 @@ def unpack_text(
     partial: bool = False,
     limits: Limits = DEFAULT_LIMITS,
 ) -> list[int]:
-    """A bare payload as base64 text -> its indices, as `unpack_bare` gives them; `partial` counts in characters."""
+    """A bare payload as base64 text -> its indices, as `unpack_bare` gives them; `partial` counts in characters.
+
+    The text is of either alphabet, with or without padding; white space is left out. Raises TextError for anything
+    else, with the place of what is wrong (counted from 0).
+    """
     check_index_bits(bits_per_index)
     characters = _characters(text)
     if is_tok(_decode(characters[:8])):
