@@ -77,7 +77,7 @@ def make_tiny():
             places = torch.cartesian_prod(torch.arange(8.0) * 2, torch.arange(16.0))
             self.register_buffer("distance", torch.cdist(places, places[self.order]))
 
-        def encode(self, images, tokens=None, effort=0):
+        def encode(self, images, tokens=None, effort=0, distance=None):
             self.batches.append(len(images))
             means = nn.functional.adaptive_avg_pool2d(images.float(), (8, 16)).flatten(2)
             red, green, blue = (means * self.levels).round().long().unbind(1)

@@ -39,7 +39,7 @@ class TestThreads:
         tiny, barrier, inside = make_tiny(), threading.Barrier(4, timeout=20), []
         real = tiny.encode
 
-        def encode(images, tokens=None, effort=0):
+        def encode(images, tokens=None, effort=0, distance=None):
             barrier.wait()
             inside.append(torch.get_num_threads())
             return real(images, tokens, effort)
@@ -99,7 +99,7 @@ class TestThreads:
         tiny = make_tiny()
         real = tiny.encode
 
-        def encode(images, tokens=None, effort=0):
+        def encode(images, tokens=None, effort=0, distance=None):
             if effort == 7:
                 raise RuntimeError("seven")
             return real(images, tokens, effort)

@@ -34,7 +34,7 @@ ALLOWED = {
     "judge": "files",
     "models": "",
     "weights": "files ids models",
-    "engines": "ids models weights",
+    "engines": "ids judge models weights",
     "options": "container imaging tiling",
     "budget": "container engines options tiling",
     "codec": "budget container engines files ids imaging judge limits many models options payload tiling weights",

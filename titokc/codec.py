@@ -136,7 +136,7 @@ class Codec:
             engine.info.check_tokens(options.tokens)
         header, indices = self._plan(image, engine, options, work)
         if indices is None:
-            indices = self._indices(image, header, engine, options.effort, work)
+            indices = self._indices(image, header, engine, options, work)
         data = _pack(header, indices, options.form)
         psnr = _nearness(image, _to_picture(indices, header, engine, "", image.size, work)) if options.psnr else None
         return Encoded(data, header, tuple(notes), psnr)
@@ -148,16 +148,16 @@ class Codec:
         that reaches it), and its indices if they are those that `options` ask for."""
         from titokc import tiling
 
-        def tried(header: Header, metric: str = "psnr", effort: int = 0) -> tuple[float, list[int]]:
-            indices = self._indices(image, header, engine, effort, work)
+        def tried(header: Header, options: EncodeOptions, metric: str = "psnr") -> tuple[float, list[int]]:
+            indices = self._indices(image, header, engine, options, work)
             return _nearness(image, _to_picture(indices, header, engine, "", image.size, work), metric), indices
 
         grid = None if options.tiles is None else tiling.parse_grid(options.tiles, image.size, engine.info.side)
         if grid is None and options.form != "tok":
             grid = (1, 1)
         if options.goal:
-            metric, effort = options.goal[0], options.effort
-            return smallest(image.size, engine.info, grid, options.goal, lambda header: tried(header, metric, effort))
+            metric = options.goal[0]
+            return smallest(image.size, engine.info, grid, options.goal, lambda header: tried(header, options, metric))
         if options.target_size is None:
             header = header_of(engine.info, image.size, grid or (1, 1), options.tokens or engine.info.max_tokens)
             container.file_size(header)  # refuses what the container cannot hold
@@ -168,12 +168,14 @@ class Codec:
         best, best_indices, least = headers[0], None, float("-inf")
         work.foresee(2 * sum(header.tiles for header in headers))
         for header in headers:
-            quality, indices = tried(header)
+            quality, indices = tried(header, replace(options, effort=0))
             if quality > least:
                 best, best_indices, least = header, indices, quality
         return best, None if options.effort else best_indices
 
-    def _indices(self, image: Image.Image, header: Header, engine: Engine, effort: int, work: Work) -> list[int]:
+    def _indices(
+        self, image: Image.Image, header: Header, engine: Engine, options: EncodeOptions, work: Work
+    ) -> list[int]:
         """The picture's tokens in the order of the file: the first of each tile, the second of each tile, ..."""
         import numpy as np
 
@@ -182,7 +184,8 @@ class Codec:
         self.limits.check_indices(header.tiles, header.tokens_per_tile)
         work.expect(header.tiles)
         tiles = map(np.asarray, tiling.cut(image, (header.rows, header.columns), engine.info.side))
-        tokens = work.through(lambda group: engine.encode(group, header.tokens_per_tile, effort), tiles, engine.width)
+        search = header.tokens_per_tile, options.effort, options.tune
+        tokens = work.through(lambda group: engine.encode(group, *search), tiles, engine.width)
         return np.stack(list(tokens)).T.ravel().tolist()
 
     def _decode(self, source: TokFile, options: DecodeOptions, work: Work) -> Decoded:

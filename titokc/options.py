@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 EFFORTS = range(10)
 DEFAULT_EFFORT = 6
+TUNES = ("psnr", "natural")
 FORMS = ("tok", "bare", "base64")
 
 
@@ -32,6 +33,8 @@ class EncodeOptions:
         most tokens reach it, and of those tokens as few as bisection finds. Instead of tokens and target_size.
     effort: 0..9, how long to search for tokens that decode to something nearer; 0 takes the nearest tokens (gains and
         times: `titokc.models.nano.search`). Models that cannot search take no notice.
+    tune: what the search makes nearer: "psnr", the faithful look's pixels, or "natural", these and how the natural look
+        looks to EfficientNet-Lite0, which needs titokc[train] and the engine "torch".
     background: the colour under transparent pixels.
     form: "tok", "bare" (the payload alone, without header and checksum) or "base64" (that as base64url text). The last
         two say nothing of the grid, so that a budget alone does not choose one for them.
@@ -44,6 +47,7 @@ class EncodeOptions:
     target_psnr: float | None = None
     target_ssim: float | None = None
     effort: int = DEFAULT_EFFORT
+    tune: str = "psnr"
     background: Background = "white"
     form: str = "tok"
     psnr: bool = False
@@ -56,6 +60,8 @@ class EncodeOptions:
         check_number("effort", self.effort, 0)
         if self.effort not in EFFORTS:
             raise UsageError(f"effort {self.effort}: expected 0 to {EFFORTS[-1]}")
+        if self.tune not in TUNES:
+            raise UsageError(f"tune {self.tune!r}: expected one of {', '.join(TUNES)}")
         self._check_goal()
 
     @property

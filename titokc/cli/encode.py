@@ -22,7 +22,7 @@ from titokc.cli.options import (
 )
 from titokc.cli.plan import Naming, plan
 from titokc.cli.streams import is_followed, read_picture
-from titokc.options import Encoded
+from titokc.options import TUNES, Encoded
 
 
 @click.command()
@@ -37,6 +37,13 @@ from titokc.options import Encoded
 @click.option("--target-psnr", metavar="DB", type=float, help="Smallest file found that is as near as this.")
 @click.option("--target-ssim", metavar="0..1", type=float, help="The same by SSIM.")
 @effort_option
+@click.option(
+    "--tune",
+    type=click.Choice(TUNES),
+    default="psnr",
+    show_default=True,
+    help="What the search makes nearer; natural: how the natural look looks, with torch.",
+)
 @click.option("--bare", is_flag=True, help="The payload alone, without header and checksum.")
 @click.option("--base64", is_flag=True, help="The payload alone as base64url text.")
 @click.option(
@@ -61,6 +68,8 @@ def encode(
     """
     from titokc.imaging import READABLE_SUFFIXES
 
+    if chosen["tune"] != "psnr" and options.engine["engine"] == "auto":
+        options.engine["engine"] = "torch"
     form = form_of(bare, base64)
     tasks, notes = plan(inputs, output, Naming(READABLE_SUFFIXES, SUFFIXES[form], frozenset(SUFFIXES.values())))
     click.get_current_context().exit(_Encoding(model, options, form=form, **chosen).run(tasks, notes))

@@ -60,10 +60,11 @@ class Engine(Protocol):
     width: int
     """How many tiles it works on at the same time: fewer in all calls together leave it partly idle."""
 
-    def encode(self, tiles: np.ndarray, tokens: int, effort: int) -> np.ndarray:
+    def encode(self, tiles: np.ndarray, tokens: int, effort: int, tune: str = "psnr") -> np.ndarray:
         """uint8 RGB [N, S, S, 3] -> int64 [N, tokens], info.min_tokens <= tokens <= info.max_tokens.
 
         effort: 0..9, how long to search for tokens that decode to something nearer; 0 takes the nearest ones.
+        tune: what is nearer then, one of `titokc.options.TUNES`. Raises UsageError for one that it cannot have.
         """
 
     def decode(self, tokens: np.ndarray, look: str) -> np.ndarray:

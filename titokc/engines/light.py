@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from titokc.engines.base import ModelInfo
-from titokc.errors import WeightsError
+from titokc.errors import UsageError, WeightsError
 from titokc.ids import KNOWN_MODELS
 from titokc.models import EMBEDDED, EMBEDDED_FILE
 from titokc.models.nano.code_numpy import Code, check, tensors_of
@@ -69,7 +69,9 @@ class LightEngine:
         except (KeyError, ValueError) as error:
             raise WeightsError(f"{self.info.name}: the tensors do not fit the configuration: {error}") from error
 
-    def encode(self, tiles: np.ndarray, tokens: int, effort: int) -> np.ndarray:
+    def encode(self, tiles: np.ndarray, tokens: int, effort: int, tune: str = "psnr") -> np.ndarray:
+        if tune != "psnr":
+            raise UsageError(f"tune {tune!r} needs torch: pip install 'titokc[train]', and engine 'torch'")
         if effort:
             _ = self._decoder  # once, not in each thread
         return self._side_by_side(partial(self._encode, tokens=tokens, effort=effort), tiles)

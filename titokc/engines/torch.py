@@ -14,7 +14,7 @@ from torch import Tensor
 
 from titokc.engines.base import ModelInfo
 from titokc.errors import UsageError
-from titokc.models.interface import Tokenizer
+from titokc.models.interface import Distance, Tokenizer
 from titokc.models.precision import full_precision
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -84,11 +84,21 @@ class TorchEngine:
         self._crew = _Crew(self._threads if on_cpu else 1, 1, self._batch_size)
 
     @cached_property
+    def _distance(self) -> Distance:
+        """What the natural look's search goes by; no judge that this project reports. MetricWeightsMissingError."""
+        from titokc.judge.networks import EfficientNetDistance
+
+        return EfficientNetDistance().to(self._device)
+
+    @cached_property
     def _one_by_one(self) -> _Crew:
         return _Crew(1, self._threads, 1)
 
-    def encode(self, tiles: np.ndarray, tokens: int, effort: int) -> np.ndarray:
-        return self._run_all((self._encode, tokens, effort), tiles, self._tokenizer.shares_threads)
+    def encode(self, tiles: np.ndarray, tokens: int, effort: int, tune: str = "psnr") -> np.ndarray:
+        if tune not in {"psnr", self.info.looks[-1]}:
+            raise UsageError(f"tune {tune!r}: {self.info.name} has no such look")
+        distance = None if tune == "psnr" or not effort else self._distance
+        return self._run_all((self._encode, tokens, effort, distance), tiles, self._tokenizer.shares_threads)
 
     def decode(self, tokens: np.ndarray, look: str) -> np.ndarray:
         return self._run_all((self._decode, look), tokens, True)
@@ -98,12 +108,12 @@ class TorchEngine:
         return (self._one_by_one if shared else self._crew).run(work, rows)
 
     @torch.inference_mode()
-    def _encode(self, tiles: np.ndarray, tokens: int, effort: int) -> np.ndarray:
+    def _encode(self, tiles: np.ndarray, tokens: int, effort: int, distance: Distance | None) -> np.ndarray:
         pixels = np.zeros((self._batch_size, *tiles.shape[1:]), np.uint8)
         pixels[: len(tiles)] = tiles
         images = self._to_device(torch.from_numpy(pixels)).permute(0, 3, 1, 2).to(torch.float32).div(255)
         with full_precision(self._device):
-            return self._tokenizer.encode(images, tokens, effort)[: len(tiles)].cpu().numpy()
+            return self._tokenizer.encode(images, tokens, effort, distance)[: len(tiles)].cpu().numpy()
 
     @torch.inference_mode()
     def _decode(self, tokens: np.ndarray, look: str) -> np.ndarray:

@@ -5,7 +5,7 @@ B batch, S side of the (square) input in pixels, K tokens, V codebook size, P pa
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -16,6 +16,8 @@ from titokc.errors import UsageError
 from titokc.models.quantizers import VectorQuantizer
 
 FAITHFUL = "faithful"
+# Pictures and the originals, [B, 3, S, S] in [0, 1] -> how far apart they look [B], with a gradient.
+Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 class Config(Protocol):
@@ -139,12 +141,16 @@ class Tokenizer(nn.Module, ABC):
         """Raises WeightsError for weights of the right shapes that no model can have."""
 
     @abstractmethod
-    def encode(self, images: Tensor, tokens: int | None = None, effort: int = 0) -> Tensor:
+    def encode(
+        self, images: Tensor, tokens: int | None = None, effort: int = 0, distance: Distance | None = None
+    ) -> Tensor:
         """RGB float images [B, 3, S, S] in [0, 1] -> int64 indices [B, K] in 0..V-1.
 
         effort: 0..9, how long to search for indices that decode to something nearer, in a tokenizer that can search.
-        K is `tokens` (default `max_tokens`), within min_tokens..max_tokens. Runs in float32 whatever
-        the autocast state around it, so that tokens do not depend on the decoder's precision.
+        distance: what counts for the search beside the squared error, of the pictures of the last of `looks`; a
+        tokenizer with one look takes no notice.
+        K is `tokens` (default `max_tokens`), within min_tokens..max_tokens. Runs in float32 whatever the autocast state
+        around it, so that tokens do not depend on the decoder's precision.
         """
 
     @abstractmethod

@@ -37,7 +37,8 @@ def missing(name: str) -> str | None:
 def open_contender(spec: str, device: str = "auto") -> Contender:
     """A baseline by its name, else one of our models: MODEL or LABEL=MODEL, a name or a path.
 
-    MODEL:FORM:LOOK is a form of its files, bare or base64, and a look; either can be left out.
+    MODEL:FORM:LOOK is a form of its files, bare or base64, and a look; either can be left out. MODEL:natural:tuned is
+    encoded for that look.
     UsageError if a baseline cannot run here.
     """
     if spec in BASELINES:
@@ -48,9 +49,11 @@ def open_contender(spec: str, device: str = "auto") -> Contender:
     from titokc.codec import Codec
 
     label, _, model = spec.rpartition("=")
-    parts = re.fullmatch(r"(.+?)(?::(bare|base64))?(?::([a-z]+))?", model)
-    path, form, look = parts.groups("") if parts else (model, "", "")
-    name = label or ":".join(filter(None, (Path(path).name, form, look)))
+    parts = re.fullmatch(r"(.+?)(?::(bare|base64))?(?::([a-z]+?))?(:tuned)?", model)
+    path, form, look, tuned = parts.groups("") if parts else (model, "", "", "")
+    name = label or ":".join(filter(None, (Path(path).name, form, look))) + tuned
     if name in BASELINES or name == "original" or not re.fullmatch(r"\w[\w.+-]*(:[a-z0-9]+)*", name):
         raise UsageError(f"{spec}: {name!r} cannot be the name of a model here; give it one (LABEL={model})")
+    if tuned:
+        return Model(name, Codec(path, device=device, engine="torch"), form or "tok", look, tune=look)
     return Model(name, Codec(path, device=device), form or "tok", look)

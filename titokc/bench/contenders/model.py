@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 class Model(Contender):
-    """A point is {"tokens": tokens of a tile, "tiles": "RxC"}. form, look: see `EncodeOptions` and `DecodeOptions`; a
-    payload alone says neither its picture's size nor its model, as a BlurHash does not, and is decoded at the model's
-    side."""
+    """A point is {"tokens": tokens of a tile, "tiles": "RxC"}. form, look, tune: see `EncodeOptions` and
+    `DecodeOptions`; a payload alone says neither its picture's size nor its model, as a BlurHash does not, and is
+    decoded at the model's side."""
 
     kind = "model"
     searched = False
 
-    def __init__(self, name: str, codec: Codec, form: str = "tok", look: str = "") -> None:
+    def __init__(self, name: str, codec: Codec, form: str = "tok", look: str = "", tune: str = "psnr") -> None:
         self.name = name
         self.codec = codec
-        self.form, self.look = form, look
+        self.form, self.look, self.tune = form, look, tune
         self.suffix = f".{form}"
 
     @cached_property
@@ -36,10 +36,10 @@ class Model(Contender):
 
     @property
     def files(self) -> str:
-        return f"{self.version} {self.form}"
+        return f"{self.version} {self.form}" + (f" tuned for {self.tune}" if self.tune != "psnr" else "")
 
     def encode(self, image: Image.Image, point: Point) -> bytes:
-        return self.codec.encode(image, form=self.form, **point)
+        return self.codec.encode(image, form=self.form, tune=self.tune, **point)
 
     def decode(self, data: bytes) -> Image.Image:
         return self.codec.decode(data, form=self.form, look=self.look)

@@ -40,6 +40,8 @@ KEPT = (0, 0.25, 0.5, 0.75)
 # How far the squared error's gradient is followed: were there only the linear code, 1.5 would lead to the picture's own
 # coefficients, as the mean is taken over three colours.
 REACH = 1.5
+# How much the natural look's distance counts where it does, in squared errors of the nearest tokens.
+DISTANCE = 0.2
 # A mean squared error of one level of 255: what is nearer has nothing to gain but rounding.
 ENOUGH = 255.0**-2
 

@@ -10,23 +10,26 @@ DCT, the same weights work at 64 pixels (pretraining) and at full size. The ViT 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from titokc.models.interface import FAITHFUL, Code, Reconstruction, Tokenizer
+from titokc.models.interface import FAITHFUL, Code, Distance, Reconstruction, Tokenizer
 from titokc.models.nano import code_numpy
 from titokc.models.nano.code import AdaptiveResidualVQ
 from titokc.models.nano.config import CODE_VERSION, NanoConfig
 from titokc.models.nano.faithful import Decoder
 from titokc.models.nano.fit import fit_quantizer
 from titokc.models.nano.natural import FINE_NOISE, NATURAL, NOISE, Generator, noise
-from titokc.models.nano.search import ENOUGH, KEPT, REACH, ROUNDS, STEP
+from titokc.models.nano.search import DISTANCE, ENOUGH, KEPT, REACH, ROUNDS, STEP
 from titokc.models.nano.transform import OPPONENT, dct_matrix, resizing
 from titokc.models.precision import full_precision
 
+# Errors [B] of what coefficients [B, C] decode to, and what makes their gradient [B, C].
+_Judged = tuple[Tensor, Callable[[], Tensor]]
 # A step to better latents while training, without looking whether it helps.
 _TRAINING_STEP = 0.4
 
@@ -81,21 +84,27 @@ class NanoTokenizer(Tokenizer):
         code_numpy.check(self.config, {name: tensor.cpu().numpy() for name, tensor in self.code().tensors.items()})
 
     @torch.no_grad()
-    def encode(self, images: Tensor, tokens: int | None = None, effort: int = 0) -> Tensor:
+    def encode(
+        self, images: Tensor, tokens: int | None = None, effort: int = 0, distance: Distance | None = None
+    ) -> Tensor:
         """See `Tokenizer.encode`. UsageError for a number of tokens that the model does not make."""
         count = self.token_count(tokens)
         if not effort:
             return self.quantizer.assign(self._analyse(images - 0.5), count)[0]
         with torch.inference_mode(False), torch.enable_grad(), full_precision(images.device):
-            return self._search(images.float().clone(), count, ROUNDS[effort])
+            images = images.float().clone()
+            counts = torch.full((len(images),), count, device=images.device)
+            judged: Callable[[Tensor], _Judged] = partial(self.judged, counts=counts, images=images)
+            if distance and self.natural:
+                judged = self._judged_by(distance, counts, images)
+            return self._search(images, count, ROUNDS[effort], judged)
 
-    def _search(self, images: Tensor, count: int, rounds: int) -> Tensor:
+    def _search(self, images: Tensor, count: int, rounds: int, judged: Callable[[Tensor], _Judged]) -> Tensor:
         """Indices [B, count] that decode to something nearer than the nearest ones do: what
         `titokc.models.nano.search` explains, for B pictures at the same time. Nothing waits for a GPU."""
         goal = self._analyse(images - 0.5)
         best, coded = self.quantizer.assign(goal, count)
-        counts = torch.full((len(images),), count, device=images.device)
-        least, gradient = self.judged(coded, counts, images)
+        least, gradient = judged(coded)
         tried = best[None]
         step, towards, wanted = torch.full_like(goal[:, :1], STEP), goal, goal
         helped = torch.ones_like(least, dtype=torch.bool)
@@ -119,7 +128,7 @@ class NanoTokenizer(Tokenizer):
                     quantised[n] = torch.where(new[:, None], found, quantised[n])
                     scores[n] = torch.where(new, (found - wanted).square().sum(1), scores[n])
             choice = scores.argmin(0)
-            error, gradient = self.judged(quantised[choice, every], counts, images)
+            error, gradient = judged(quantised[choice, every])
             helped = (error < least) & (least > ENOUGH) & scores[choice, every].isfinite()
             scores[choice, every] = torch.inf
             least = torch.where(helped, error, least)
@@ -128,11 +137,27 @@ class NanoTokenizer(Tokenizer):
             goal = torch.where(helped[:, None], towards, goal)
         return best
 
-    def judged(self, coded: Tensor, counts: Tensor, images: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
-        """The mean squared errors [B] of what coefficients [B, C] decode to, and what makes their gradient [B, C]."""
+    def judged(self, coded: Tensor, counts: Tensor, images: Tensor) -> _Judged:
+        """With mean squared errors."""
         leaf = coded.detach().requires_grad_()
         errors = (self._synthesise(leaf, counts, self.side)[0] - images).square().mean((1, 2, 3))
         return errors.detach(), lambda: torch.autograd.grad(errors.sum(), leaf)[0]
+
+    def _judged_by(self, distance: Distance, counts: Tensor, images: Tensor) -> Callable[[Tensor], _Judged]:
+        """As `judged`, with the distance of the natural pictures added to the squared errors of the faithful ones,
+        DISTANCE times what these are for the nearest tokens, whose noise all pictures get."""
+        nearest, quantised = self.quantizer.assign(self._analyse(images - 0.5), counts)
+        weight = DISTANCE * self.judged(quantised, counts, images)[0]
+        noise = self._noise(nearest)
+
+        def judged(coded: Tensor) -> _Judged:
+            leaf = coded.detach().requires_grad_()
+            picture, features = self._synthesise(leaf, counts, self.side)
+            natural = self.textured(picture.clamp(0, 1), features, counts, *noise)
+            errors = (picture - images).square().mean((1, 2, 3)) + weight * distance(natural, images)
+            return errors.detach(), lambda: torch.autograd.grad(errors.sum(), leaf)[0]
+
+        return judged
 
     def decode(self, tokens: Tensor, look: str = FAITHFUL) -> Tensor:
         """See `Tokenizer.decode`. Runs under the caller's autocast, but for the linear part."""

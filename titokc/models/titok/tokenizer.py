@@ -10,7 +10,7 @@ The state dict has the names and shapes of the released weights. Legacy (two-sta
 import torch
 from torch import Tensor, nn
 
-from titokc.models.interface import FAITHFUL, Code, Reconstruction, Tokenizer
+from titokc.models.interface import FAITHFUL, Code, Distance, Reconstruction, Tokenizer
 from titokc.models.precision import full_precision
 from titokc.models.quantizers import FiniteScalarQuantizer, VectorQuantizer
 from titokc.models.titok.config import TiTokConfig
@@ -60,7 +60,13 @@ class TiTok(Tokenizer):
         return Code(1, fields, {n: tensor for n, tensor in self.state_dict().items() if n.startswith(parts)})
 
     @torch.no_grad()
-    def encode(self, images: Tensor, tokens: int | None = None, effort: int = 0) -> Tensor:  # noqa: ARG002
+    def encode(
+        self,
+        images: Tensor,
+        tokens: int | None = None,
+        effort: int = 0,  # noqa: ARG002
+        distance: Distance | None = None,  # noqa: ARG002
+    ) -> Tensor:
         """See `Tokenizer.encode`. UsageError for a number of tokens that the model does not make."""
         count = self.token_count(tokens)
         return self.quantize.assign(self.latents(images)[:, :count])
