@@ -10,7 +10,7 @@ from PIL import Image
 pytest.importorskip("scipy")
 
 from titokc.bench.contenders import BASELINES, formats, missing, open_contender, search
-from titokc.bench.contenders.cache import Cache
+from titokc.bench.contenders.cache import best_files
 from titokc.bench.contenders.interface import RESAMPLING, Found, Impossible, enlarged
 from titokc.bench.contenders.search import Format, coarse_sides, reduced
 from titokc.errors import UsageError
@@ -230,17 +230,17 @@ def test_placeholders_are_searched_over_all_points(photo):
 
 def test_searches_are_kept_on_disk(photo, tmp_path, monkeypatch):
     codec, image = formats.WebP(), photo(24, 16)
-    first = Cache(tmp_path).find(codec, image, [60, 100])
+    first, _ = best_files(codec, image, [60, 100], tmp_path)
     monkeypatch.setattr(formats.WebP, "save", lambda *_: pytest.fail("searched again"))
-    assert Cache(tmp_path).find(codec, image, [100, 60]) == first
+    assert best_files(codec, image, [100, 60], tmp_path) == (first, None)
     assert isinstance(first[60], Found)
     with pytest.raises(BaseException, match="searched again"):
-        Cache(tmp_path).find(formats.WebP(), image, [101])
+        best_files(formats.WebP(), image, [101], tmp_path)
 
 
 def test_a_damaged_cache_is_searched_again(photo, tmp_path):
     codec, image = formats.WebP(), photo(24, 16)
-    first = Cache(tmp_path).find(codec, image, [60])
+    first = best_files(codec, image, [60], tmp_path)
     for path in tmp_path.rglob("*.json"):
         path.write_text("{")
-    assert Cache(tmp_path).find(codec, image, [60]) == first
+    assert best_files(codec, image, [60], tmp_path) == first

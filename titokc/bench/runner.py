@@ -277,9 +277,7 @@ class _Bench:
                 continue
             entry = {"codec": contender.name, "version": contender.version, "budget": budget, "pictures": list(names)}
             known = entries.get((contender.name, budget), {})
-            if all(known.get(field) == value for field, value in entry.items()) and known.keys() >= set(
-                measuring.metrics
-            ):
+            if known.items() >= entry.items() and known.keys() >= set(measuring.metrics):
                 continue
             made = tuple(self._picture_path(contender.name, budget, name) for name in names)
             jobs.append((entry, self.pool.submit(workers.measure_set, measuring, originals, made)))

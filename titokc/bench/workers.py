@@ -17,7 +17,7 @@ from PIL import Image
 
 from titokc.bench import images
 from titokc.bench.contenders import open_contender
-from titokc.bench.contenders.cache import Cache
+from titokc.bench.contenders.cache import best_files
 from titokc.bench.contenders.interface import Found, Impossible
 from titokc.errors import InputError
 from titokc.imaging.shards import Source
@@ -59,9 +59,9 @@ def search(source: Source, crop: str, spec: str, budgets: Sequence[int | None], 
         original = images.load(source, crop)
     except InputError:
         return Searched({})
-    results = Cache(cache)
     try:
-        return Searched(results.find(contender, original, budgets), None, results.problem)
+        found, problem = best_files(contender, original, budgets, cache)
+        return Searched(found, None, problem)
     except Exception as error:  # noqa: BLE001 - one contender's failure is no other's
         return Searched({}, failure(error))
 

@@ -82,16 +82,15 @@ def run(
     **settings: Any,
 ) -> None:
     """Measure the pictures of a folder."""
-    from titokc.bench.contenders.cache import default_cache
     from titokc.bench.runner import Settings
     from titokc.bench.runner import run as measure
-    from titokc.judge.table import METRICS, USUAL, parse_metrics
+    from titokc.judge.table import METRICS, parse_metrics
 
     _need("matplotlib", "scipy")
     output = output or Path(f"bench-{source.resolve().stem}")
     specs, absent = _codecs(codecs)
-    settings |= {"metrics": parse_metrics(metrics) if metrics else USUAL, "cache": cache or default_cache()}
     settings |= {"budgets": _budgets(budgets), "jobs": jobs or os.cpu_count() or 1}
+    settings |= ({"metrics": parse_metrics(metrics)} if metrics else {}) | ({"cache": cache} if cache else {})
     with tqdm(disable=True if quiet else None, leave=False) as bar:  # None: where stderr is no terminal
 
         def progress(phase: str, done: int, total: int) -> None:

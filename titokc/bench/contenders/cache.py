@@ -23,35 +23,26 @@ def default_cache() -> Path:
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "titokc" / "bench"
 
 
-class Cache:
-    """`problem`: why results could not be kept, once that happened; they are found all the same."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.problem: str | None = None
-
-    def find(
-        self, contender: Contender, image: Image.Image, budgets: Sequence[int | None]
-    ) -> dict[int | None, Found | Impossible]:
-        """The best file within each budget, and for the budget None the floor, where there is one."""
-        path = self._path(contender, image)
-        known = _read(path)
-        absent = [budget for budget in budgets if str(budget) not in known]
-        for budget in absent:
-            found = contender.floor(image) if budget is None else contender.best(image, budget)
-            if found is not None:
-                known[str(budget)] = _to_json(found)
-        if absent:
-            text = json.dumps({"codec": contender.name, "version": contender.version, "found": known}, indent=1)
-            try:
-                write_atomic(path, text.encode())
-            except OutputError as error:
-                self.problem = str(error)
-        return {budget: _from_json(known[str(budget)]) for budget in budgets if str(budget) in known}
-
-    def _path(self, contender: Contender, image: Image.Image) -> Path:
-        key = sha256(f"{VERSION} {contender.version} {image.size} ".encode() + image.tobytes()).hexdigest()
-        return self.folder / contender.name / f"{key[:32]}.json"
+def best_files(
+    contender: Contender, image: Image.Image, budgets: Sequence[int | None], folder: Path
+) -> tuple[dict[int | None, Found | Impossible], str | None]:
+    """The best file within each budget, and for the budget None the floor, where there is one: as kept in `folder`, or
+    searched. And why what was searched could not be kept, where that is so."""
+    key = sha256(f"{VERSION} {contender.version} {image.size} ".encode() + image.tobytes()).hexdigest()
+    path = folder / contender.name / f"{key[:32]}.json"
+    known, problem = _read(path), None
+    absent = [budget for budget in budgets if str(budget) not in known]
+    for budget in absent:
+        found = contender.floor(image) if budget is None else contender.best(image, budget)
+        if found is not None:
+            known[str(budget)] = _to_json(found)
+    if absent:
+        text = json.dumps({"codec": contender.name, "version": contender.version, "found": known}, indent=1)
+        try:
+            write_atomic(path, text.encode())
+        except OutputError as error:
+            problem = str(error)
+    return {budget: _from_json(known[str(budget)]) for budget in budgets if str(budget) in known}, problem
 
 
 def _read(path: Path) -> dict[str, Any]:
