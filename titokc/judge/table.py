@@ -118,8 +118,9 @@ def patches(picture: np.ndarray, side: int) -> list[np.ndarray]:
 class Metric:
     """`digits` after the point. `network`: the name that `Networks` loads it by. `usual`: measured unasked.
 
-    `measure`: (networks, original, picture) -> value, None where there is none; with a `distance`, one of sets:
-    (networks, picture) -> vectors [n, D], and the vectors of all originals and of all pictures -> value.
+    `measure`: (original, picture) -> value, None where there is none; with a `distance`, one of sets: picture ->
+    vectors [n, D], and the vectors of all originals and of all pictures -> value. With a `network`, `measure` is given
+    the `Networks` first.
     """
 
     label: str
@@ -163,21 +164,21 @@ METRICS = {
         "PSNR (dB)",
         2,
         "peak 255, over R, G and B of all pixels; mean of the pictures' values, where an exact copy counts as 100 dB",
-        lambda _, *pair: pixels.psnr(*pair),
+        pixels.psnr,
         higher_is_better=True,
     ),
     "ssim": Metric(
         "SSIM",
         3,
         "Gaussian window, sigma 1.5, 11x11; data range 255; mean of R, G and B; as scikit-image",
-        lambda _, *pair: pixels.ssim(*pair),
+        pixels.ssim,
         higher_is_better=True,
     ),
     "ms_ssim": Metric(
         "MS-SSIM",
         3,
         "five scales of the published weights; window and data range as SSIM; mean of R, G and B",
-        lambda _, *pair: pixels.ms_ssim(*pair),
+        pixels.ms_ssim,
         higher_is_better=True,
     ),
     "lpips_squeeze": _lpips("squeeze"),
@@ -194,7 +195,7 @@ METRICS = {
         "PSNR of 8x8 means (dB)",
         2,
         "PSNR of the means of 8x8 pixels: grain does not lower it, wrong colours and shapes do",
-        lambda _, *pair: texture.mean_psnr(*pair),
+        texture.mean_psnr,
         higher_is_better=True,
         usual=False,
     ),
@@ -230,7 +231,7 @@ METRICS = {
         "smooth blocks",
         2,
         "luma deviation in the originals' smooth 16x16 blocks (under 3 of 255), over theirs; 1 is right, more invented",
-        lambda _, picture: texture.deviations(picture),
+        texture.deviations,
         texture.smooth_ratio,
         usual=False,
     ),
@@ -238,7 +239,7 @@ METRICS = {
         "busy blocks",
         2,
         "the same in the quarter of the blocks where the originals deviate most; 1 is right, less is missing",
-        lambda _, picture: texture.deviations(picture),
+        texture.deviations,
         texture.busy_ratio,
         higher_is_better=True,
         usual=False,
@@ -312,9 +313,9 @@ class Judge:
         return values
 
     def _measure(self, name: str, *pictures: np.ndarray) -> Any:
-        measure = self.metrics[name].measure
-        assert measure is not None
-        return measure(self.networks, *pictures)
+        metric = self.metrics[name]
+        assert metric.measure is not None
+        return metric.measure(*([self.networks] if metric.network else []), *pictures)
 
 
 def set_note(name: str, vectors: int) -> str:
