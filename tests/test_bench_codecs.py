@@ -9,14 +9,14 @@ from PIL import Image
 
 pytest.importorskip("scipy")
 
-from titokc.bench.contenders import BASELINES, formats, missing, open_contender, search
+from titokc.bench.contenders import BASELINES, formats, open_contender, search
 from titokc.bench.contenders.cache import best_files
 from titokc.bench.contenders.interface import RESAMPLING, Found, Impossible, enlarged
 from titokc.bench.contenders.search import Format, coarse_sides, reduced
 from titokc.errors import UsageError
 from titokc.judge import pixels
 
-PRESENT = [name for name in BASELINES if missing(name) is None]
+PRESENT = [name for name, baseline in BASELINES.items() if baseline.missing() is None]
 FORMATS = [name for name in PRESENT if issubclass(BASELINES[name], Format)]
 
 

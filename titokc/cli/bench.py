@@ -169,14 +169,14 @@ def _write_all(folder: Path, gallery: int) -> str:
 
 def _codecs(text: str | None) -> tuple[tuple[str, ...], dict[str, str]]:
     """What --codecs names, else the usual model and every baseline; and why some of these are left out."""
-    from titokc.bench.contenders import BASELINES, missing
+    from titokc.bench.contenders import BASELINES
 
     if text is not None:
         specs = tuple(part.strip() for part in text.split(",") if part.strip())
         if not specs:
             raise UsageError("--codecs names none")
         return tuple(dict.fromkeys(specs)), {}
-    absent = {name: why for name in BASELINES if (why := missing(name))}
+    absent = {name: why for name, baseline in BASELINES.items() if (why := baseline.missing())}
     return (USUAL_MODEL, *(name for name in BASELINES if name not in absent)), absent
 
 

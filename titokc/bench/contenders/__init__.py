@@ -6,10 +6,7 @@ A new baseline is a class in this folder and an entry in BASELINES.
 from __future__ import annotations
 
 import re
-from importlib import util
 from pathlib import Path
-
-from PIL import features
 
 from titokc.bench.contenders.formats import AVIF, JPEG, JPEG2000, JPEGXL, ProgressiveJPEG, WebP
 from titokc.bench.contenders.interface import Contender
@@ -19,19 +16,6 @@ from titokc.errors import UsageError
 BASELINES: dict[str, type[Contender]] = {
     kind.name: kind for kind in (JPEG, ProgressiveJPEG, WebP, AVIF, JPEG2000, JPEGXL, ThumbHash, BlurHash)
 }
-_FEATURES = {"webp": "webp", "avif": "avif", "jpeg2000": "jpg_2000"}
-_PACKAGES = {"webp": "webp", "thumbhash": "fast_thumbhash", "blurhash": "blurhash"}
-
-
-def missing(name: str) -> str | None:
-    """Why a baseline cannot run here, or None if it can."""
-    if name in _FEATURES and not features.check(_FEATURES[name]):
-        return f"this Pillow was built without {_FEATURES[name]}"
-    if name == "jpegxl" and not JPEGXL.present():
-        return "neither pillow-jxl-plugin nor cjxl and djxl are installed"
-    if name in _PACKAGES and util.find_spec(_PACKAGES[name]) is None:
-        return f"the package {_PACKAGES[name]} is not installed (pip install 'titokc[bench]')"
-    return None
 
 
 def open_contender(spec: str, device: str = "auto") -> Contender:
@@ -42,7 +26,7 @@ def open_contender(spec: str, device: str = "auto") -> Contender:
     UsageError if a baseline cannot run here.
     """
     if spec in BASELINES:
-        if why := missing(spec):
+        if why := BASELINES[spec].missing():
             raise UsageError(f"{spec}: {why}")
         return BASELINES[spec]()
     from titokc.bench.contenders.model import Model

@@ -85,6 +85,7 @@ class WebP(Format):
 
     name = "webp"
     suffix = ".webp"
+    feature = package = "webp"
     ladder = tuple(_webp_quality(step) for step in range(127, -1, -1))
     longest_side = 16_383
     variants = ({"noise_shaping": 0, "segments": 1}, {"noise_shaping": 50, "segments": 4})
@@ -106,6 +107,7 @@ class AVIF(Format):
 
     name = "avif"
     suffix = ".avif"
+    feature = "avif"
     breadth = 6
     around = (1, 4)
     ladder = tuple(next(group) for _, group in groupby(range(100), lambda quality: ((100 - quality) * 63 + 50) // 100))
@@ -140,6 +142,7 @@ class JPEG2000(Format):
 
     name = "jpeg2000"
     suffix = ".j2k"
+    feature = "jpg_2000"
     ladder = tuple(float(f"{0.002 * 1.03**step:.4g}") for step in range(290))
     variants = ({"more": 0}, {"more": 1})
     sizes_by_variant = True  # another resolution is worth 6 dB at one size and nothing at the next
@@ -179,9 +182,10 @@ class JPEGXL(Format):
         if not self._plugin:  # a process for each file
             self.breadth, self.around = 3, (1, 2)
 
-    @staticmethod
-    def present() -> bool:
-        return util.find_spec("pillow_jxl") is not None or bool(shutil.which("cjxl") and shutil.which("djxl"))
+    @classmethod
+    def missing(cls) -> str | None:
+        there = util.find_spec("pillow_jxl") or (shutil.which("cjxl") and shutil.which("djxl"))
+        return None if there else "neither pillow-jxl-plugin nor cjxl and djxl are installed"
 
     @cached_property
     def _plugin(self) -> bool:

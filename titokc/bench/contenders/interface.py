@@ -8,10 +8,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import util
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from titokc.judge.pixels import psnr
 
@@ -60,12 +61,23 @@ class Contender(ABC):
 
     Attributes: `name` as on the command line, `suffix` of its files, `kind` "model" or "baseline". `searched`: whether
     `best` tries many files, on the processor alone, and always finds the same: it then runs beforehand, beside others.
+    `feature` of Pillow, `package`: what it needs beyond what titokc does.
     """
 
     name: str
     suffix: str
     kind = "baseline"
     searched = True
+    feature = package = ""
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Why it cannot run here, or None if it can."""
+        if cls.feature and not features.check(cls.feature):
+            return f"this Pillow was built without {cls.feature}"
+        if cls.package and util.find_spec(cls.package) is None:
+            return f"the package {cls.package} is not installed (pip install 'titokc[bench]')"
+        return None
 
     @property
     @abstractmethod

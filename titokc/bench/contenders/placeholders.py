@@ -34,6 +34,7 @@ class ThumbHash(Placeholder):
 
     name = "thumbhash"
     suffix = ".thumbhash"
+    package = "fast_thumbhash"
     points = ({},)
 
     @property
@@ -62,6 +63,7 @@ class BlurHash(Placeholder):
 
     name = "blurhash"
     suffix = ".blurhash"
+    package = "blurhash"
     points = tuple({"x": x, "y": y} for x in range(1, 10) for y in range(1, 10))
 
     @property
