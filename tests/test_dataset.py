@@ -302,6 +302,9 @@ def test_decode_and_info_read_it_back(run, png, codec, form, suffix):
     assert (fields["pictures"], fields["tokens_per_picture"]) == (2, "128")
     assert fields["file_bytes"] == Path(f"out/in.{suffix}").stat().st_size
     assert "exists: --force" in run("decode", f"out/in.{suffix}", "-o", "back", code=1).stderr
+    Path("back/2.png").unlink()
+    skipped = run("decode", f"out/in.{suffix}", "-o", "back", "--skip-existing", "--threads", "1").stderr
+    assert "1 done, 1 skipped, 0 failed" in skipped
 
 
 def test_strange_sets_are_refused_by_name(run, png):
