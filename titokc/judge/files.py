@@ -28,30 +28,24 @@ class Found(NamedTuple):
     sha256: str
 
 
-def _pytorch(name: str, megabytes: float) -> NetworkFile:
-    """Of PyTorch's model site: the name ends in -HASH.pth."""
-    return NetworkFile(name, _hash_in(name), megabytes, f"https://download.pytorch.org/models/{name}")
+def _published(name: str, megabytes: float, place: str = "https://download.pytorch.org/models") -> NetworkFile:
+    """A file whose name ends in -HASH.pth."""
+    return NetworkFile(name, name.rpartition("-")[2].partition(".")[0], megabytes, f"{place}/{name}")
 
 
-def _hash_in(name: str) -> str:
-    return name.rpartition("-")[2].partition(".")[0]
-
-
-ALEXNET = _pytorch("alexnet-owt-7be5be79.pth", 233)
-VGG16 = _pytorch("vgg16-397923af.pth", 528)
-SQUEEZENET = _pytorch("squeezenet1_1-b8a52dc0.pth", 4.7)
+ALEXNET = _published("alexnet-owt-7be5be79.pth", 233)
+VGG16 = _published("vgg16-397923af.pth", 528)
+SQUEEZENET = _published("squeezenet1_1-b8a52dc0.pth", 4.7)
 # The same weights rounded to float16, in torchvision's names; LPIPS differs by 0.03 % in the mean.
 SQUEEZENET_HALF = NetworkFile(
     "lpips-squeeze.safetensors", "0688cb529c9326b14e634170de75b210bffffbf3bd344fe6c5a5f73621f072a7", 1.5
 )
 LPIPS_TRUNKS = {"squeeze": (SQUEEZENET, SQUEEZENET_HALF), "alex": (ALEXNET,), "vgg": (VGG16,)}
-CONVNEXT_S = _pytorch("convnext_small-0c510722.pth", 192)
-_INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
-INCEPTION = NetworkFile(
-    _INCEPTION,
-    _hash_in(_INCEPTION),
+CONVNEXT_S = _published("convnext_small-0c510722.pth", 192)
+INCEPTION = _published(
+    "weights-inception-2015-12-05-6726825d.pth",
     91,
-    f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{_INCEPTION}",
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0",
 )
 # Inception v3 as far as Mixed_6e, trained on another classification: see `titokc.judge.inception`.
 INCEPTION_STAND_IN = NetworkFile(
