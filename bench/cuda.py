@@ -55,16 +55,17 @@ def cells(name: str, seconds: float, dry: bool) -> Iterator[Row]:
     device = torch.device("cpu" if dry else "cuda")
     stop = time.monotonic() + seconds
     model = tokenizer(name, device, dry)
+    info = model.info
     works = [("encode", "float32"), ("decode", "bfloat16"), ("decode", "float32")]
-    if "natural" in model.looks:
+    if "natural" in info.looks:
         works += [("decode natural", "bfloat16"), ("decode natural", "float32")]
     if model.searches:
         works.append((f"encode, effort {DEFAULT_EFFORT}", "float32"))
 
     def on_device(work: str, dtype: str, batch: int) -> Callable[[], object]:
-        images = torch.rand(batch, 3, model.side, model.side, device=device).to(memory_format=torch.channels_last)
-        tokens = torch.randint(model.codebook_size, (batch, model.max_tokens), device=device)
-        effort, look = DEFAULT_EFFORT if "effort" in work else 0, "natural" if "natural" in work else model.looks[0]
+        images = torch.rand(batch, 3, info.side, info.side, device=device).to(memory_format=torch.channels_last)
+        tokens = torch.randint(info.codebook_size, (batch, info.max_tokens), device=device)
+        effort, look = DEFAULT_EFFORT if "effort" in work else 0, "natural" if "natural" in work else info.looks[0]
 
         def run() -> object:
             with torch.inference_mode():
@@ -77,11 +78,11 @@ def cells(name: str, seconds: float, dry: bool) -> Iterator[Row]:
 
     def in_arrays(work: str, dtype: str, batch: int) -> Callable[[], object]:
         engine = engines.open(model, batch_size=batch, dtype=dtype)
-        tiles = torch.randint(256, (batch, model.side, model.side, 3), dtype=torch.uint8).numpy()
-        tokens = torch.randint(model.codebook_size, (batch, model.max_tokens)).numpy()
+        tiles = torch.randint(256, (batch, info.side, info.side, 3), dtype=torch.uint8).numpy()
+        tokens = torch.randint(info.codebook_size, (batch, info.max_tokens)).numpy()
         if work.startswith("encode"):
-            return lambda: engine.encode(tiles, model.max_tokens, DEFAULT_EFFORT if "effort" in work else 0)
-        return lambda: engine.decode(tokens, "natural" if "natural" in work else model.looks[0])
+            return lambda: engine.encode(tiles, info.max_tokens, DEFAULT_EFFORT if "effort" in work else 0)
+        return lambda: engine.decode(tokens, "natural" if "natural" in work else info.looks[0])
 
     for mode, limit in LIMITS.items():
         if mode == "compiled":
@@ -115,7 +116,6 @@ def tokenizer(name: str, device: Any, dry: bool) -> Any:
         model = weights.load("nano")
     else:
         model = models.build(tiny[name == "nano"] if dry else RELEASES[name].config)
-        model.name, model.model_id, model.fingerprint, model.weights_fingerprint = name, 0, bytes(32), bytes(32)
     return model.to(device).to(memory_format=convolution_format(device)).eval()
 
 

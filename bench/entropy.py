@@ -146,9 +146,9 @@ def main() -> None:
     images = map(Image.fromarray, pictures(given.data / "val-1k.tar"))
     squares = [np.array(imaging.centre_square(image, 256)) for image in images]
     tests = {"nearest": code(quantizer, torch.stack([spectrum(pixels).flatten()[coded] for pixels in squares]))}
-    print("own frequencies, at least:", least(tests["nearest"], nano.codebook_size), flush=True)
+    print("own frequencies, at least:", least(tests["nearest"], nano.info.codebook_size), flush=True)
     found = torch.stack([torch.from_numpy(pixels) for pixels in squares[: given.searched]]).permute(0, 3, 1, 2) / 255
-    for count in [count for count in COUNTS if given.searched and count <= nano.max_tokens]:
+    for count in [count for count in COUNTS if given.searched and count <= nano.info.max_tokens]:
         indices = torch.cat([nano.encode(part, count, DEFAULT_EFFORT) for part in found.split(10)])
         tests[f"searched at {count}"] = code(quantizer, torch.zeros(len(found), len(coded)), indices)
     codes = code(quantizer, crops(given.data / "train-hr*.tar", given.pictures, 0.7)[:, coded])

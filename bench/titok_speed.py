@@ -172,7 +172,6 @@ def measure(name: str, tiles: np.ndarray, repeats: int, clock: Callable[[], floa
     config = RELEASES[name].config
     tokenizer = TiTok(config).eval()
     randomise(tokenizer)
-    tokenizer.name, tokenizer.model_id, tokenizer.fingerprint, tokenizer.weights_fingerprint = name, 0, b"", b""
     plain = Plain(config).eval()
     plain.load_state_dict(tokenizer.state_dict())
     ours, exact = engines.open(tokenizer), engines.open(tokenizer, dtype="float32")

@@ -57,20 +57,17 @@ def make_tiny():
     import torch
     from torch import nn
 
+    from titokc.models.info import ModelInfo
     from titokc.models.interface import Code, Reconstruction, Tokenizer
 
     class Tiny(Tokenizer):
-        codebook_size = 4096
-        max_tokens = 128
-
         def __init__(self, *, model_id=1, nested=True, image_size=64, seed=b"tiny"):
             super().__init__()
-            self.side = image_size
-            self.nested = nested
-            self.min_tokens = 32 if nested else 128
-            self.model_id = model_id
-            self.name = "nano-1" if model_id == 1 else "tiny"
-            self.fingerprint = self.weights_fingerprint = hashlib.sha256(seed).digest()
+            name, digest = "nano-1" if model_id == 1 else "tiny", hashlib.sha256(seed).digest()
+            least = 32 if nested else 128
+            self.info = ModelInfo(
+                4096, least, 128, nested, image_size, name=name, id=model_id, code=digest, weights=digest
+            )
             self.batches = []  # sizes of those that came through
             self.levels = nn.Parameter(torch.full((1,), 15.0))
             self.register_buffer("order", torch.tensor([int(f"{i:07b}"[::-1], 2) for i in range(128)]))
@@ -81,13 +78,13 @@ def make_tiny():
             self.batches.append(len(images))
             means = nn.functional.adaptive_avg_pool2d(images.float(), (8, 16)).flatten(2)
             red, green, blue = (means * self.levels).round().long().unbind(1)
-            return (red * 256 + green * 16 + blue)[:, self.order][:, : tokens or self.max_tokens]
+            return (red * 256 + green * 16 + blue)[:, self.order][:, : tokens or self.info.max_tokens]
 
         def decode(self, indices, look="faithful"):
             self.batches.append(len(indices))
             codes = indices[:, self.distance[:, : indices.shape[1]].argmin(1)]
             colours = torch.stack([codes // 256, codes // 16 % 16, codes % 16], 1) / self.levels
-            square = (self.side, self.side)
+            square = (self.info.side, self.info.side)
             return nn.functional.interpolate(colours.view(-1, 3, 8, 16), square, mode="bilinear")
 
         def code(self):

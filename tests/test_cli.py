@@ -325,7 +325,7 @@ class TestInfo:
             "tokens_per_tile": 32,
             "bits_per_index": 12,
             "model": "nano-1",
-            "code": tiny.fingerprint[:2].hex(),
+            "code": tiny.info.code[:2].hex(),
             "payload_bytes": 96,
             "file_bytes": 111,
             "bpp": 111 * 8 / (96 * 64),
@@ -396,7 +396,7 @@ class TestDoctor:
             *("LPIPS (squeeze)", "LPIPS (alex)", "LPIPS (vgg)", "FID and KID", "FID-768 (stand-in)")
         }
         trip = report["round_trip"]
-        assert (trip["model"], trip["file_bytes"], trip["code"]) == ("nano-1", 59, tiny.fingerprint.hex())
+        assert (trip["model"], trip["file_bytes"], trip["code"]) == ("nano-1", 59, tiny.info.code.hex())
         assert 0 < trip["mean_error"] < 30
 
     def test_as_text(self, run):

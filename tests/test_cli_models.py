@@ -114,7 +114,7 @@ def test_installed_models_are_listed_and_found(model: TiTok, folder: Path, tmp_p
     assert run("path", "mine").output == f"{home / 'model.safetensors'}\n"
     (row,) = [row for row in json.loads(run("list", "--json").output) if row["name"] == "mine"]
     assert (row["where"], row["id"], row["tokens"], row["bits"]) == ("installed", 0, [4, 4], 4)
-    assert weights.load("mine").weights_fingerprint == weights.fingerprints(model).weights
+    assert weights.load("mine").info.weights == weights.fingerprints(model).weights
 
 
 def test_install_names_a_model_after_its_folder_or_file(model: TiTok, folder: Path, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_convert_makes_a_model_directory_of_a_pickle(model: TiTok, folder: Path,
     result = run("convert", tmp_path / "weights.bin", tmp_path / "out")
     code, everything = weights.fingerprints(model)
     assert result.output == f"{tmp_path / 'out'}: code {code.hex()}, weights {everything.hex()}\n"
-    assert weights.load(tmp_path / "out").weights_fingerprint == weights.fingerprints(model).weights
+    assert weights.load(tmp_path / "out").info.weights == weights.fingerprints(model).weights
 
 
 def test_verify_reports_what_was_loaded(model: TiTok, folder: Path) -> None:

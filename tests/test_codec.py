@@ -2,6 +2,7 @@
 
 import io
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -306,8 +307,7 @@ class TestSameMachineSameBytes:
             for parameter in titok.parameters():
                 if parameter.ndim > 1:
                     parameter.normal_(0, 0.1)
-        titok.name, titok.model_id = "tiny", 0
-        titok.fingerprint = titok.weights_fingerprint = bytes(32)
+        titok.info = replace(titok.info, code=bytes(32))
         return titok
 
     def test_alone_in_a_batch_and_on_any_number_of_threads(self, titok, photo):
@@ -347,7 +347,7 @@ class TestModels:
         data = Codec(tokenizer=ours).encode(photo())
         with pytest.raises(ModelMismatchError) as caught:
             Codec(tokenizer=theirs).decode(data)
-        for part in ("nano-1", ours.fingerprint[:2].hex(), "tiny", theirs.fingerprint.hex()[:16]):
+        for part in ("nano-1", ours.info.code[:2].hex(), "tiny", theirs.info.code.hex()[:16]):
             assert part in str(caught.value)
 
     def test_custom_models_are_given_or_installed(self, make_tiny, photo, monkeypatch, tmp_path):
@@ -356,17 +356,17 @@ class TestModels:
         assert titokc.read_header(data).model == "custom"
         assert Codec(tokenizer=custom).decode(data).size == (96, 64)
         monkeypatch.setenv("TITOKC_HOME", str(tmp_path))
-        with pytest.raises(ModelNotFoundError, match=custom.fingerprint[:2].hex()):
+        with pytest.raises(ModelNotFoundError, match=custom.info.code[:2].hex()):
             Codec(device="cpu").decode(data)
         folder = tmp_path / "models" / "mine"
-        monkeypatch.setattr("titokc.weights.find", {custom.fingerprint[:2]: [folder]}.get)
+        monkeypatch.setattr("titokc.weights.find", {custom.info.code[:2]: [folder]}.get)
         monkeypatch.setattr("titokc.engines.open", lambda name, **_: {folder: engine_of(custom)}[name])
         assert Codec(device="cpu").decode(data).size == (96, 64)
 
     def test_indices_beyond_the_codebook_are_refused(self, make_tiny, photo):
         custom = make_tiny(model_id=0)
         data = Codec(tokenizer=custom).encode(photo())
-        custom.codebook_size = 2049
+        custom.info = replace(custom.info, codebook_size=2049)
         with pytest.raises(ContainerError, match=r"index 4034 at position 72: expected 0\.\.2048"):
             Codec(tokenizer=custom).decode(data)
 

@@ -169,7 +169,7 @@ def test_tokens_and_pixels_are_the_cpus(device, config):
     there.load_state_dict(cpu.state_dict())
     with torch.inference_mode():
         assert torch.equal(there.encode(images.to(device)).cpu(), expected)
-        for look in config.looks:
+        for look in config.info.looks:
             pixels = there.decode(expected.to(device), look).cpu()
             torch.testing.assert_close(pixels, cpu.decode(expected, look), atol=2e-3, rtol=0)
             with torch.autocast(device.type, torch.bfloat16):
@@ -229,7 +229,6 @@ def test_resizing_is_pillows(device):
 def test_an_engine_fills_its_batches(device):
     """Arrays in, arrays out: tiles that come alone, and more than a batch of them."""
     nano = fitted(NATURAL).to(device)
-    nano.name, nano.model_id, nano.fingerprint, nano.weights_fingerprint = "tiny", 0, bytes(32), bytes(32)
     engine = engines.open(nano, batch_size=4)
     tiles = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8)
     tokens = engine.encode(tiles, 8, 0)
@@ -252,10 +251,10 @@ def test_nothing_waits_for_a_gpu(monkeypatch):
         # Backward passes need a real device.
         monkeypatch.setattr(torch.autograd, "grad", lambda outputs, leaf: (torch.zeros_like(leaf),))
         for model in models:
-            images = torch.rand(3, 3, model.side, model.side)
+            images = torch.rand(3, 3, model.info.side, model.info.side)
             with torch.inference_mode():
                 tokens = model.encode(images, None, 1)
-                made = [model.decode(tokens, look) for look in model.looks]
+                made = [model.decode(tokens, look) for look in model.info.looks]
             made.append(model.reconstruct(images).images)
             assert {(picture.shape, picture.device.type) for picture in made} == {(images.shape, "cuda")}
         squares = torch.zeros(3, 40, 40, 3, dtype=torch.uint8)

@@ -25,7 +25,7 @@ def test_arrays_in_arrays_out(tiny):
     assert (pixels.shape, pixels.dtype) == ((3, 64, 64, 3), np.uint8)
     info = engine.info
     assert (info.name, info.id, info.bits, info.min_tokens, info.max_tokens) == ("nano-1", 1, 12, 32, 128)
-    assert (info.nested, info.side, info.looks, info.code) == (True, 64, ("faithful",), tiny.fingerprint)
+    assert (info.nested, info.side, info.looks, info.code) == (True, 64, ("faithful",), tiny.info.code)
 
 
 def test_engines_that_are_not_there(tiny):

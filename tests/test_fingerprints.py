@@ -136,9 +136,9 @@ def test_fields_without_a_trace_in_the_tensors_are_in_both() -> None:
 def test_the_embedded_model_has_the_id_and_the_code_of_its_row() -> None:
     nano = weights.load("nano")
     row = json.loads(IDS_JSON.read_text())["models"][1]
-    assert (nano.name, nano.model_id, nano.fingerprint.hex()) == (row["name"], row["id"], row["code"])
+    assert (nano.info.name, nano.info.id, nano.info.code.hex()) == (row["name"], row["id"], row["code"])
     noted = places.noted(models.EMBEDDED_FILE)
-    assert (noted["code"], noted["weights"]) == (row["code"], nano.weights_fingerprint.hex())
+    assert (noted["code"], noted["weights"]) == (row["code"], nano.info.weights.hex())
 
 
 def test_another_decoder_of_nanos_code_has_its_id_and_its_own_name(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_another_decoder_of_nanos_code_has_its_id_and_its_own_name(tmp_path: Pat
         next(nano.decoder.parameters()).view(-1)[0] += 1
     weights.save(nano, tmp_path / "better")
     better = weights.load(tmp_path / "better")
-    assert (better.name, better.model_id) == (str(tmp_path / "better"), 1)
+    assert (better.info.name, better.info.id) == (str(tmp_path / "better"), 1)
 
 
 def test_a_decoder_beside_another_code_is_refused_and_both_are_named(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_the_id_follows_from_the_code_not_from_name_or_place(tmp_path: Path, mon
     code = weights.fingerprints(tokenizer).code.hex()
     monkeypatch.setitem(KNOWN_MODELS, 9, KnownModel(9, "titok-tiny", 4, 4, False, code))
     torch.save(tokenizer.state_dict(), tmp_path / "anything.bin")
-    assert weights.load(tmp_path / "anything.bin").model_id == 9
+    assert weights.load(tmp_path / "anything.bin").info.id == 9
 
 
 def in_hub_cache(tokenizer: Tokenizer, repo_id: str, home: Path) -> None:
@@ -181,12 +181,12 @@ def test_a_release_whose_code_is_not_noted_has_its_id_where_it_was_fetched_only(
     tokenizer = counted(TITOK)
     monkeypatch.setitem(RELEASES, "titok-l-32", RELEASES["titok-l-32"]._replace(config=TITOK))
     in_hub_cache(tokenizer, RELEASES["titok-l-32"].repo_id, tmp_path / "hf")
-    assert weights.load("titok-l-32").model_id == 2
+    assert weights.load("titok-l-32").info.id == 2
     with torch.no_grad():
         tokenizer.latent_tokens[0] += 1
     weights.save(tokenizer, places.install_dir("titok-l-32"))
     installed = weights.load("titok-l-32")
-    assert (installed.name, installed.model_id) == ("titok-l-32", 0)
+    assert (installed.info.name, installed.info.id) == ("titok-l-32", 0)
 
 
 def test_a_release_of_another_configuration_is_refused(tmp_path: Path) -> None:

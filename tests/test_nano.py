@@ -68,8 +68,8 @@ def test_resize_keeps_constant_pictures_and_low_frequencies() -> None:
 def test_the_embedded_configuration() -> None:
     with torch.device("meta"):
         tokenizer = NanoTokenizer(NanoConfig())
-    assert (tokenizer.bits_per_index, tokenizer.side) == (12, 256)
-    assert (tokenizer.min_tokens, tokenizer.max_tokens, tokenizer.nested) == (8, 128, True)
+    assert (tokenizer.info.bits, tokenizer.info.side) == (12, 256)
+    assert (tokenizer.info.min_tokens, tokenizer.info.max_tokens, tokenizer.info.nested) == (8, 128, True)
 
 
 def test_untrained_nano_is_the_linear_code(fitted: NanoTokenizer) -> None:
@@ -109,7 +109,7 @@ def test_a_picture_has_the_same_tokens_alone_and_among_others(fitted: NanoTokeni
 
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_token_counts_outside_the_range_are_refused(fitted: NanoTokenizer, count: int) -> None:
-    with pytest.raises(UsageError, match=f"{count} tokens asked for, this model makes 2..6"):
+    with pytest.raises(UsageError, match=f"{count} tokens: this model makes 2 to 6"):
         fitted.encode(pictures(1, 0), count)
 
 

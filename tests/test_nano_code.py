@@ -92,7 +92,7 @@ def test_titokc_gives_the_frozen_integers(name: str) -> None:
     from titokc import weights
 
     nano, vector = weights.load("nano"), VECTORS[name]
-    assert nano.fingerprint.hex() == CODE
+    assert nano.info.code.hex() == CODE
     indices = torch.tensor([vector["indices"]])
     known, network = nano.quantizer.start(1), nano.quantizer.network()
     for token, expected in enumerate(vector["choices"]):

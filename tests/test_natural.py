@@ -117,11 +117,11 @@ def test_neither_threads_nor_company_make_a_difference(folder: Path, tokens: np.
 
 def test_the_code_is_that_of_a_model_without_it(folder: Path) -> None:
     plain = NanoTokenizer(NanoConfig(**{**CONFIG.code_fields, **_sizes(CONFIG)}))
-    assert plain.looks == ("faithful",)
+    assert plain.info.looks == ("faithful",)
     tokenizer = weights.load(folder)
     plain.load_state_dict({n: t for n, t in tokenizer.state_dict().items() if not n.startswith("natural.")})
-    assert weights.fingerprints(plain).code == tokenizer.fingerprint
-    assert weights.fingerprints(plain).weights != tokenizer.weights_fingerprint
+    assert weights.fingerprints(plain).code == tokenizer.info.code
+    assert weights.fingerprints(plain).weights != tokenizer.info.weights
 
 
 def test_a_look_that_a_model_lacks_is_refused_by_name(tmp_path: Path, folder: Path) -> None:

@@ -103,7 +103,7 @@ def test_it_learns(images, tmp_path, model):
     assert last["loss"] < first["loss"]
     counts = {"titok": (2, 3, 4), "nano": (2, 4, 6, 8)}["nano" if model is NANO else "titok"]
     assert {f"{name}/{k}" for name in ("psnr", "ssim") for k in counts} <= set(last)
-    assert 0 < last["usage"] <= 1 <= last["perplexity"] <= trainer.tokenizer.codebook_size
+    assert 0 < last["usage"] <= 1 <= last["perplexity"] <= trainer.tokenizer.info.codebook_size
     (row,) = (row for row in rows if row["kind"] == "train" and row["step"] == 40)
     assert (row["phase"], row["images"], row["progress"]) == ("two", trainer.state.images, 1.0)
     assert trainer.state.images == 20 * 4 + 10 * 4 + 10 * 8

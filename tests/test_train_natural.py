@@ -141,8 +141,8 @@ def test_as_a_command(images, tmp_path, write_photos):
         assert done.exit_code == 0, done.output
     export(tmp_path / "run", tmp_path / "model")
     made = weights.load(str(tmp_path / "model"))
-    assert made.looks == ("faithful", "natural")
-    assert made.fingerprint == weights.load(str(tmp_path / "plain")).fingerprint
+    assert made.info.looks == ("faithful", "natural")
+    assert made.info.code == weights.load(str(tmp_path / "plain")).info.code
     assert all(torch.equal(tensor, made.state_dict()[name]) for name, tensor in plain.state_dict().items())
     assert bool(made.natural.last.weight.any())
 

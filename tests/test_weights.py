@@ -89,7 +89,7 @@ def test_saved_models_come_back(model: TiTok, folder: Path) -> None:
     assert isinstance(loaded, TiTok)
     assert loaded.config == CONFIG
     assert not loaded.training
-    assert (loaded.name, loaded.model_id) == (str(folder), 0)
+    assert (loaded.info.name, loaded.info.id) == (str(folder), 0)
     assert all(
         torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
     )
@@ -109,7 +109,7 @@ def test_the_file_format_does_not_matter(model: TiTok, folder: Path, tmp_path: P
     save = safetensors.torch.save_file if suffix == ".safetensors" else torch.save
     save(model.state_dict(), bare)
     loaded = weights.load(bare)  # without a config.json
-    assert loaded.weights_fingerprint == weights.load(folder).weights_fingerprint
+    assert loaded.info.weights == weights.load(folder).info.weights
     assert loaded.config == CONFIG
 
 
@@ -138,9 +138,7 @@ def test_tensors_that_share_memory_are_separated(model: TiTok, tmp_path: Path) -
     state["decoder.ln_pre.bias"] = state["decoder.ln_post.bias"]
     torch.save(state, tmp_path / "shared.bin")
     weights.save(weights.load(tmp_path / "shared.bin"), tmp_path / "copy")
-    assert (
-        weights.load(tmp_path / "copy").weights_fingerprint == weights.load(tmp_path / "shared.bin").weights_fingerprint
-    )
+    assert weights.load(tmp_path / "copy").info.weights == weights.load(tmp_path / "shared.bin").info.weights
 
 
 def test_released_configuration_is_understood_as_it_is() -> None:
@@ -179,7 +177,7 @@ def test_a_released_repository_loads_as_it_is(
     repository.mkdir()
     (repository / "config.json").write_text(json.dumps(config))
     torch.save(model.state_dict(), repository / "pytorch_model.bin")
-    assert weights.load(repository).weights_fingerprint == weights.load(folder).weights_fingerprint
+    assert weights.load(repository).info.weights == weights.load(folder).info.weights
 
 
 @pytest.mark.parametrize(
@@ -352,16 +350,16 @@ def test_a_known_name_is_never_taken_for_a_folder(folder: Path, monkeypatch: pyt
         weights.load("titok-b-64")
     for path in ("./titok-b-64", Path("titok-b-64")):
         loaded = weights.load(path)
-        assert (loaded.name, loaded.model_id) == (str(folder.parent / "titok-b-64"), 0)
+        assert (loaded.info.name, loaded.info.id) == (str(folder.parent / "titok-b-64"), 0)
 
 
 def test_installed_models_are_found_by_name_and_by_fingerprint(model: TiTok, tmp_path: Path) -> None:
     weights.save(model, places.install_dir("mine"))
     loaded = weights.load("mine")
-    assert (loaded.name, loaded.model_id) == ("mine", 0)
+    assert (loaded.info.name, loaded.info.id) == ("mine", 0)
     # By its folder: a folder of the same name in the current one is something else.
-    assert weights.find(loaded.fingerprint[:2]) == [tmp_path / "titokc" / "models" / "mine"]
-    assert weights.find(bytes(2) if loaded.fingerprint[:2] != bytes(2) else b"\1\1") == []
+    assert weights.find(loaded.info.code[:2]) == [tmp_path / "titokc" / "models" / "mine"]
+    assert weights.find(bytes(2) if loaded.info.code[:2] != bytes(2) else b"\1\1") == []
     assert [files.name for files in places.installed()] == ["mine"]
 
 
@@ -380,7 +378,7 @@ def test_what_is_installed_as_a_known_model_must_be_able_to_be_it(model: TiTok) 
 def test_the_hub_cache_is_read_without_the_hubs_library(model: TiTok, tmp_path: Path) -> None:
     snapshot = put_in_hub_cache(model, "someone/their-titok", tmp_path / "hf")
     loaded = weights.load("someone/their-titok")
-    assert (loaded.name, loaded.model_id) == ("someone/their-titok", 0)
+    assert (loaded.info.name, loaded.info.id) == ("someone/their-titok", 0)
     assert places.locate("someone/their-titok").weights == snapshot / "model.safetensors"
 
 
@@ -408,7 +406,7 @@ def test_saving_replaces_a_model_directory_and_nothing_else(model: TiTok, folder
     with torch.no_grad():
         model.latent_tokens += 1
     weights.save(model, folder, overwrite=True)
-    assert weights.load(folder).weights_fingerprint == weights.fingerprints(model).weights
+    assert weights.load(folder).info.weights == weights.fingerprints(model).weights
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
     for taken in (tmp_path / "photos", tmp_path / "photos" / "cat.jpg"):
@@ -441,10 +439,10 @@ def nano_folder(tmp_path: Path) -> Path:
 
 def test_nano_models_are_saved_and_loaded_like_the_others(nano_folder: Path, tmp_path: Path) -> None:
     loaded = weights.load(nano_folder)
-    assert (loaded.nested, loaded.min_tokens, loaded.max_tokens) == (True, 2, 4)
+    assert (loaded.info.nested, loaded.info.min_tokens, loaded.info.max_tokens) == (True, 2, 4)
     assert json.loads((nano_folder / "config.json").read_text())["architecture"] == "nano"
     weights.save(loaded, tmp_path / "again")
-    assert weights.load(tmp_path / "again").weights_fingerprint == loaded.weights_fingerprint
+    assert weights.load(tmp_path / "again").info.weights == loaded.info.weights
 
 
 def test_nano_weights_may_be_stored_in_half_precision(nano_folder: Path) -> None:
@@ -493,4 +491,4 @@ def test_the_embedded_model_is_known_by_any_path(tmp_path: Path) -> None:
     assert files.config is not None
     (tmp_path / "copy.json").write_bytes(files.config.read_bytes())
     loaded = weights.load(tmp_path / "copy.safetensors")
-    assert (loaded.name, loaded.model_id) == ("nano-1", 1)
+    assert (loaded.info.name, loaded.info.id) == ("nano-1", 1)

@@ -116,7 +116,7 @@ def test_a_model_is_fetched_once_and_then_found_offline(
     asked = len(hub.requests)
     monkeypatch.setenv("HF_HOME", environment["HF_HOME"])
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    assert weights.load("someone/titok-tiny").weights_fingerprint == weights.fingerprints(model).weights
+    assert weights.load("someone/titok-tiny").info.weights == weights.fingerprints(model).weights
     assert len(hub.requests) == asked
 
 

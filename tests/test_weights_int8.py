@@ -30,6 +30,6 @@ def test_a_saved_model_is_the_one_at_hand(tmp_path: Path) -> None:
     weights.save(tokenizer, tmp_path / "eight", bits=8)
     weights.save(tokenizer, tmp_path / "plain")
     eight, plain = weights.load(tmp_path / "eight"), weights.load(tmp_path / "plain")
-    assert eight.weights_fingerprint == plain.weights_fingerprint == weights.fingerprints(tokenizer).weights
+    assert eight.info.weights == plain.info.weights == weights.fingerprints(tokenizer).weights
     stored = load_file(tmp_path / "eight" / "model.safetensors")
     assert {stored[name].dtype for name in ("decoder.embed.weight", "quantizer.codebooks")} == {torch.int8}

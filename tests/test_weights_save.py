@@ -67,12 +67,12 @@ def test_an_empty_folder_may_be_the_current_one(folder: Path, tmp_path: Path, mo
 
 def test_install_replaces_with_force_only(folder: Path) -> None:
     assert run("install", folder, "--name", "mine").exit_code == 0
-    before = weights.load("mine").weights_fingerprint
+    before = weights.load("mine").info.weights
     other(folder)
     assert run("install", folder, "--name", "mine").exit_code == 1
-    assert weights.load("mine").weights_fingerprint == before
+    assert weights.load("mine").info.weights == before
     assert run("install", folder, "--name", "mine", "--force").exit_code == 0
-    assert weights.load("mine").weights_fingerprint != before
+    assert weights.load("mine").info.weights != before
 
 
 def test_a_folder_of_other_things_needs_force_and_keeps_them(folder: Path) -> None:

@@ -10,7 +10,7 @@ from titokc.container import FINGERPRINT_SIZE, Header
 from titokc.errors import UsageError
 
 if TYPE_CHECKING:
-    from titokc.engines.base import ModelInfo
+    from titokc.models.info import ModelInfo
     from titokc.options import EncodeOptions
     from titokc.tiling import Grid
 

@@ -28,8 +28,9 @@ from titokc.options import Decoded, DecodeOptions, Encoded, EncodeOptions, check
 if TYPE_CHECKING:
     from PIL import Image
 
-    from titokc.engines.base import Engine, ModelInfo
+    from titokc.engines.base import Engine
     from titokc.imaging import Picture
+    from titokc.models.info import ModelInfo
     from titokc.models.interface import Tokenizer
 
     TokFile = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO

@@ -92,12 +92,12 @@ def verify(model: str, pictures: Path | None, device: str, as_json: bool) -> Non
     self_test(tokenizer)
     golden = _golden(tokenizer, pictures) if pictures else []
     report = {
-        "model": tokenizer.name,
-        "id": tokenizer.model_id,
+        "model": tokenizer.info.name,
+        "id": tokenizer.info.id,
         "weights": str(files.weights),
         "parameters": sum(tensor.numel() for tensor in tokenizer.state_dict().values()),
-        "code_fingerprint": tokenizer.fingerprint.hex(),
-        "weights_fingerprint": tokenizer.weights_fingerprint.hex(),
+        "code_fingerprint": tokenizer.info.code.hex(),
+        "weights_fingerprint": tokenizer.info.weights.hex(),
     }
     if as_json:
         click.echo(json.dumps(report | {"golden": golden}))
@@ -105,7 +105,7 @@ def verify(model: str, pictures: Path | None, device: str, as_json: bool) -> Non
         _print_report(report, golden, asked=pictures is not None)
     failed = [row["picture"] for row in golden if any(one["margin"] > NEAR_TIE for one in row["mismatches"])]
     if failed:
-        raise ModelMismatchError(f"{tokenizer.name}: other tokens than the published ones for {', '.join(failed)}")
+        raise ModelMismatchError(f"{tokenizer.info.name}: other tokens than the published ones for {', '.join(failed)}")
 
 
 @models.command()
@@ -123,7 +123,7 @@ def convert(source: str, directory: Path, force: bool) -> None:
     check_free(directory, force)
     tokenizer = weights.load(source)
     weights.save(tokenizer, directory, overwrite=force)
-    put(printable(f"{directory}: code {tokenizer.fingerprint.hex()}, weights {tokenizer.weights_fingerprint.hex()}"))
+    put(printable(f"{directory}: code {tokenizer.info.code.hex()}, weights {tokenizer.info.weights.hex()}"))
 
 
 @models.command()
@@ -169,7 +169,7 @@ def export(
             raise UsageError("--onnx takes a model: export a run without it first; -o, --last and --bits are for runs")
         from titokc.weights.onnx import export as export_graphs
 
-        put(printable(f"{onnx}: {export_graphs(str(source), onnx, search=search, overwrite=force).name}"))
+        put(printable(f"{onnx}: {export_graphs(str(source), onnx, search=search, overwrite=force).info.name}"))
         return
     if search:
         raise UsageError("--search is for --onnx")
@@ -198,9 +198,9 @@ def _row(name: str) -> dict[str, Any]:
             where += f", unusable: {error}"
     facts: dict[str, Any] = dict.fromkeys(("tokens", "bits", "payload_bytes", "looks"))
     if config:
-        most, bits = config.counts[1], (config.codebook_size - 1).bit_length()
-        facts = {"tokens": list(config.counts), "bits": bits, "payload_bytes": (most * bits + 7) // 8}
-        facts["looks"] = list(config.looks)
+        info, most = config.info, config.info.max_tokens
+        facts = {"tokens": [info.min_tokens, most], "bits": info.bits, "payload_bytes": (most * info.bits + 7) // 8}
+        facts["looks"] = list(info.looks)
     return {
         "name": name,
         "id": IDS.get(name, 0),
@@ -219,7 +219,7 @@ def _golden(tokenizer: Any, pictures: Path) -> list[dict[str, Any]]:
 
     from titokc import imaging
 
-    expected = published(tokenizer)
+    expected, side = published(tokenizer), tokenizer.info.side
     paths = {name: pictures / name for name in expected if (pictures / name).is_file()}
     if expected and not paths:
         raise InputError(f"none of {', '.join(expected)} in {pictures}")
@@ -229,11 +229,11 @@ def _golden(tokenizer: Any, pictures: Path) -> list[dict[str, Any]]:
             image = imaging.read(path)
         except TitokcError as error:
             raise InputError(f"{path}: {error}") from error
-        if image.size != (tokenizer.side, tokenizer.side):
-            raise InputError(f"{path} is {image.width}x{image.height}, expected {tokenizer.side}x{tokenizer.side}")
+        if image.size != (side, side):
+            raise InputError(f"{path} is {image.width}x{image.height}, expected {side}x{side}")
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
         wrong = [one._asdict() for one in mismatches(tokenizer, pixels, expected[name])]
-        rows.append({"picture": name, "tokens": tokenizer.max_tokens, "mismatches": wrong})
+        rows.append({"picture": name, "tokens": tokenizer.info.max_tokens, "mismatches": wrong})
     return rows
 
 

@@ -58,8 +58,7 @@ def prepare(output: Path, *, model: str | None, tokens: int | None, **options: A
     the other fields of `Job`. Raises TitokcError."""
     name = locate(model or DEFAULT_MODEL).name  # of a path, the absolute one
     info = Codec(name, device="cpu", threads=1).info
-    info.check_tokens(tokens)
-    job = Job(output.absolute(), model=name, weights=info.weights.hex(), tokens=tokens or info.max_tokens, **options)
+    job = Job(output.absolute(), model=name, weights=info.weights.hex(), tokens=info.check_tokens(tokens), **options)
     deciding: dict[str, Any] = {"code": info.code.hex(), "weights": job.weights, "format": job.format}
     _claim(job.output, deciding | {"tokens": job.tokens, "effort": job.effort, **asdict(job.limits)})
     return job

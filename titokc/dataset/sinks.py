@@ -20,7 +20,7 @@ from titokc.weights.places import find
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from titokc.engines.base import ModelInfo
+    from titokc.models.info import ModelInfo
 
 Samples = Sequence[tuple[str, bytes]]  # (key, .tok file of one tile)
 Sample = bytes | dict[str, Any]

@@ -5,48 +5,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
-
-from titokc.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What is known of a model without asking its weights.
-
-    name: as messages and listings call it. id: its id in `.tok` files, 0 for a custom model.
-    code: 32 bytes, the fingerprint of what gives its tokens their meaning; every model with this code reads them.
-    weights: 32 bytes, the fingerprint of everything, which tells two decoders of one code apart.
-    codebook_size: tokens are in 0..codebook_size-1. min_tokens, max_tokens: per tile, the counts that `encode` makes.
-    nested: whether the first k tokens of a tile, k >= 1, are a poorer picture of it. side: of a tile in pixels.
-    looks: the ways in which it can decode, the usual one first.
-    """
-
-    name: str
-    id: int
-    code: bytes
-    weights: bytes
-    codebook_size: int
-    min_tokens: int
-    max_tokens: int
-    nested: bool
-    side: int
-    looks: tuple[str, ...]
-
-    @property
-    def bits(self) -> int:
-        """Bits that hold one token: ceil(log2(codebook_size))."""
-        return (self.codebook_size - 1).bit_length()
-
-    def check_tokens(self, tokens: int | None) -> None:
-        """UsageError for a number of tokens per tile that the model does not make."""
-        if tokens is not None and not self.min_tokens <= tokens <= self.max_tokens:
-            expected = f"{self.min_tokens} to {self.max_tokens}" if self.nested else f"{self.max_tokens}"
-            raise UsageError(f"{tokens} tokens: {self.name} makes {expected}")
+    from titokc.models.info import ModelInfo
 
 
 class Engine(Protocol):

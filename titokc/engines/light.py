@@ -10,13 +10,13 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from titokc.engines.base import ModelInfo
 from titokc.errors import UsageError, WeightsError
 from titokc.ids import KNOWN_MODELS
 from titokc.models import EMBEDDED, EMBEDDED_FILE
@@ -31,6 +31,7 @@ from titokc.weights.fingerprint import line, of_code
 from titokc.weights.places import noted
 
 if TYPE_CHECKING:
+    from titokc.models.info import ModelInfo
     from titokc.weights.places import ModelFiles
 
 T = TypeVar("T")
@@ -120,19 +121,8 @@ def load(files: ModelFiles, threads: int | None = None) -> LightEngine:
             check(config, tensors)
         except WeightsError as error:
             raise WeightsError(f"{files.weights}: {error}") from error
-    fewest, most = config.counts
-    info = ModelInfo(
-        name=EMBEDDED if files.weights == EMBEDDED_FILE else files.name,
-        id=known,
-        code=found,
-        weights=bytes.fromhex(written.get("weights", "")),
-        codebook_size=config.codebook_size,
-        min_tokens=fewest,
-        max_tokens=most,
-        nested=True,
-        side=config.image_size,
-        looks=config.looks,
-    )
+    name = EMBEDDED if files.weights == EMBEDDED_FILE else files.name
+    info = replace(config.info, name=name, id=known, code=found, weights=bytes.fromhex(written.get("weights", "")))
     return LightEngine(config, tensors, info, threads)
 
 

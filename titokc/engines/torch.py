@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from titokc.engines.base import ModelInfo
 from titokc.errors import UsageError
 from titokc.models.interface import Distance, Tokenizer
 from titokc.models.precision import full_precision
@@ -62,18 +61,7 @@ class TorchEngine:
     """
 
     def __init__(self, tokenizer: Tokenizer, *, dtype: str | None, batch_size: int, threads: int | None) -> None:
-        self.info = ModelInfo(
-            name=tokenizer.name,
-            id=tokenizer.model_id,
-            code=tokenizer.fingerprint,
-            weights=tokenizer.weights_fingerprint,
-            codebook_size=tokenizer.codebook_size,
-            min_tokens=tokenizer.min_tokens,
-            max_tokens=tokenizer.max_tokens,
-            nested=tokenizer.nested,
-            side=tokenizer.side,
-            looks=tokenizer.looks,
-        )
+        self.info = tokenizer.info
         self._tokenizer = tokenizer
         self._device = tokenizer.device
         self._dtype = find_dtype(dtype, self._device)

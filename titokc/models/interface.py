@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from titokc.errors import UsageError
+from titokc.models.info import FAITHFUL, ModelInfo
 from titokc.models.quantizers import VectorQuantizer
 
-FAITHFUL = "faithful"
 # Pictures and the originals, [B, 3, S, S] in [0, 1] -> how far apart they look [B], with a gradient.
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -23,20 +23,13 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 class Config(Protocol):
     """What defines a tokenizer apart from its weights: a frozen dataclass that refuses what cannot be (ValueError).
 
-    architecture: the name under which `titokc.models.TABLE` has its room. codebook_size: V. counts: the fewest and the
-    most tokens that `encode` makes. looks: as the tokenizer's.
+    architecture: the name under which `titokc.models.TABLE` has its room. info: without name, id and fingerprints.
     """
 
     architecture: ClassVar[str]
 
     @property
-    def codebook_size(self) -> int: ...
-
-    @property
-    def counts(self) -> tuple[int, int]: ...
-
-    @property
-    def looks(self) -> tuple[str, ...]: ...
+    def info(self) -> ModelInfo: ...
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json says."""
@@ -76,62 +69,36 @@ class Tokenizer(nn.Module, ABC):
 
     Attributes that a subclass sets in its constructor, from its configuration:
         config: that configuration.
-        side: S, in pixels, of the square images it sees.
-        codebook_size: V; indices are in 0..V-1.
-        min_tokens, max_tokens: the counts K that `encode` makes. Equal for a fixed-length tokenizer.
-        nested: True if the first k tokens of a longer code are themselves a valid code of the image,
-            for every min_tokens <= k <= max_tokens (tail token drop).
+        info: what it says of the model; `titokc.weights.load` adds name, id and fingerprints.
         shares_threads: True if `encode` gives the same tokens whatever number of torch's threads shares its products.
         searches: True if `encode` takes notice of its effort, and `better_latents` is there for training.
-        looks: the ways in which `decode` can make a picture, the usual one first.
         training_sides: the sides in pixels of the images that `reconstruct` takes.
         codebooks: the learned codebooks by the names of their modules.
         fit_steps: what `fit` counts to; 0 where there is nothing to fit.
-    and what `titokc.weights.load` sets on it:
-        name: as messages and listings call it. model_id: its id in `.tok` files, 0 for a custom model.
-        fingerprint: of its code, 32 bytes: what `.tok` files carry the start of (`titokc.weights.fingerprint`).
-        weights_fingerprint: of everything that decides what it makes, 32 bytes.
     """
 
     config: Config
-    side: int
-    codebook_size: int
-    min_tokens: int
-    max_tokens: int
-    nested: bool
+    info: ModelInfo
     shares_threads: bool = False
     searches: bool = False
-    looks: tuple[str, ...] = (FAITHFUL,)
     fit_steps: int = 0
-    name: str
-    model_id: int
-    fingerprint: bytes
-    weights_fingerprint: bytes
 
     @property
     def training_sides(self) -> tuple[int, ...]:
-        return (self.side,)
+        return (self.info.side,)
 
     @property
     def codebooks(self) -> dict[str, VectorQuantizer]:
         return {}
 
     @property
-    def bits_per_index(self) -> int:
-        """Bits that hold one index: ceil(log2(V))."""
-        return (self.codebook_size - 1).bit_length()
+    def fingerprint(self) -> bytes:
+        """Of its code, once it is loaded: what `.tok` files carry the start of (`titokc.weights.fingerprint`)."""
+        return self.info.code
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
-
-    def token_count(self, tokens: int | None) -> int:
-        """The count that `encode` is to make, `max_tokens` for None; UsageError for one that the model lacks."""
-        count = self.max_tokens if tokens is None else tokens
-        if not self.min_tokens <= count <= self.max_tokens:
-            made = f"{self.min_tokens}..{self.max_tokens}" if self.nested else f"exactly {self.max_tokens}"
-            raise UsageError(f"{count} tokens asked for, this model makes {made}")
-        return count
 
     @abstractmethod
     def code(self) -> Code:
@@ -147,16 +114,16 @@ class Tokenizer(nn.Module, ABC):
         """RGB float images [B, 3, S, S] in [0, 1] -> int64 indices [B, K] in 0..V-1.
 
         effort: 0..9, how long to search for indices that decode to something nearer, in a tokenizer that can search.
-        distance: what counts for the search beside the squared error, of the pictures of the last of `looks`; a
+        distance: what counts for the search beside the squared error, of the pictures of the last of `info.looks`; a
         tokenizer with one look takes no notice.
-        K is `tokens` (default `max_tokens`), within min_tokens..max_tokens. Runs in float32 whatever the autocast state
-        around it, so that tokens do not depend on the decoder's precision.
+        K is what `info.check_tokens` makes of `tokens`. Runs in float32 whatever the autocast state around it, so that
+        tokens do not depend on the decoder's precision.
         """
 
     @abstractmethod
     def decode(self, tokens: Tensor, look: str = FAITHFUL) -> Tensor:
         """int64 indices [B, k] in 0..V-1, which callers check -> float32 RGB [B, 3, S, S], nominally in [0, 1] (not
-        clamped). 1 <= k <= max_tokens. look: one of `looks`.
+        clamped). 1 <= k <= info.max_tokens. look: one of `info.looks`.
         """
 
     def export_onnx(self, weights: Path, stored: Mapping[str, dict[str, Any]], search: bool) -> None:  # noqa: ARG002
@@ -166,7 +133,7 @@ class Tokenizer(nn.Module, ABC):
         stored: of each tensor in that file its type, shape, offset and bytes, and of one in 8 bits the same of its
         scale. search: the gradient of the squared error by what is decoded, too. UsageError where there is no export.
         """
-        raise UsageError(f"{self.name}: models of its architecture have no ONNX export")
+        raise UsageError(f"{self.info.name}: models of its architecture have no ONNX export")
 
     @abstractmethod
     def reconstruct(self, images: Tensor, keep: Tensor | None = None, latents: Tensor | None = None) -> Reconstruction:

@@ -146,7 +146,7 @@ class Gradients:
     def _token_counts(self, draws: Tensor) -> Tensor | None:
         """Draws [B] in [0, 1) -> tokens kept of each image, int64 [B]; None, for all, where prefixes are no codes."""
         tokenizer = self.tokenizer
-        if not tokenizer.nested:
+        if not tokenizer.info.nested:
             return None
-        choices = torch.arange(tokenizer.max_tokens, tokenizer.min_tokens - 1, -self._token_drop_step).flip(0)
+        choices = torch.arange(tokenizer.info.max_tokens, tokenizer.info.min_tokens - 1, -self._token_drop_step).flip(0)
         return choices[(draws * len(choices)).long()]

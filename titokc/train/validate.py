@@ -17,7 +17,7 @@ from titokc.train.distributed import Group
 
 def token_counts(tokenizer: Tokenizer) -> tuple[int, ...]:
     """The counts that reports show: the longest code, and for a nested one four evenly spaced down to the shortest."""
-    least, most = tokenizer.min_tokens, tokenizer.max_tokens
+    least, most = tokenizer.info.min_tokens, tokenizer.info.max_tokens
     return tuple(sorted({least + round((most - least) * i / 3) for i in range(4)}))
 
 
@@ -55,7 +55,7 @@ def validate(
     counts = token_counts(tokenizer)
     mine = squares[group.rank :: group.size]
     sums = {f"{name}/{count}": 0.0 for name in ("psnr", "ssim") for count in counts} | {"loss": 0.0}
-    histogram = torch.zeros(tokenizer.codebook_size, dtype=torch.int64, device=tokenizer.device)
+    histogram = torch.zeros(tokenizer.info.codebook_size, dtype=torch.int64, device=tokenizer.device)
     grid = squares.new_zeros(3, 0, 0)
     for start in range(0, len(mine), batch_size):
         originals = mine[start : start + batch_size]
@@ -68,7 +68,7 @@ def validate(
                 sums[f"psnr/{count}"] += psnr(original, picture)
                 sums[f"ssim/{count}"] += ssim(original, picture) or 0.0
             rows.append(to_bytes(made.images[:4]).cpu())
-        histogram += torch.bincount(made.indices.flatten(), minlength=tokenizer.codebook_size)
+        histogram += torch.bincount(made.indices.flatten(), minlength=tokenizer.info.codebook_size)
         if start == 0:
             grid = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
     if group.size > 1:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from titokc import models
@@ -12,11 +13,11 @@ from titokc.weights.fingerprint import fingerprints
 from titokc.weights.places import ModelFiles, is_fetched, locate, noted
 
 if TYPE_CHECKING:
-    from titokc.models.interface import Tokenizer
+    from titokc.models.interface import Config, Tokenizer
 
 
 def load(name_or_path: str | os.PathLike[str] = "nano", device: str = "cpu") -> "Tokenizer":
-    """The tokenizer on `device`, in evaluation mode, with its `name`, `model_id` and fingerprints set.
+    """The tokenizer on `device`, in evaluation mode, with name, id and fingerprints in its `info`.
 
     name_or_path: "nano" (embedded), a TiTok name ("titok-l-32"), an installed model's name, a hub repository
         ("owner/name"), a model directory, or a .safetensors, .bin or .pth file (its config.json beside it; a TiTok's
@@ -48,10 +49,10 @@ def load_files(files: ModelFiles) -> "Tokenizer":
         tokenizer.check()
     except WeightsError as error:
         raise WeightsError(f"{files.weights}: {error}") from error
-    tokenizer.fingerprint, tokenizer.weights_fingerprint = found
     embedded = noted(models.EMBEDDED_FILE).get("weights")
-    tokenizer.name = models.EMBEDDED if embedded == found.weights.hex() else files.name
-    tokenizer.model_id = _id_of(tokenizer, files)
+    name = models.EMBEDDED if embedded == found.weights.hex() else files.name
+    known = _id_of(tokenizer.config, found.code, files)
+    tokenizer.info = replace(tokenizer.info, name=name, id=known, **found._asdict())
     return tokenizer.eval()
 
 
@@ -61,13 +62,13 @@ def self_test(tokenizer: "Tokenizer") -> None:
 
     for name, tensor in tokenizer.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise WeightsError(f"{tokenizer.name}: {name} holds numbers that are not finite")
-    ramp = torch.linspace(0, 1, tokenizer.side, dtype=torch.float32, device=tokenizer.device)
+            raise WeightsError(f"{tokenizer.info.name}: {name} holds numbers that are not finite")
+    ramp = torch.linspace(0, 1, tokenizer.info.side, dtype=torch.float32, device=tokenizer.device)
     image = torch.stack([ramp.expand(len(ramp), -1), ramp[:, None].expand(-1, len(ramp)), ramp.flip(0) * ramp[:, None]])
     with torch.inference_mode():
         pixels = tokenizer.decode(tokenizer.encode(image.unsqueeze(0)))
     if not torch.isfinite(pixels).all():
-        raise WeightsError(f"{tokenizer.name}: a test picture is decoded to numbers that are not finite")
+        raise WeightsError(f"{tokenizer.info.name}: a test picture is decoded to numbers that are not finite")
 
 
 def _build(files: ModelFiles) -> "Tokenizer":
@@ -90,20 +91,20 @@ def _build(files: ModelFiles) -> "Tokenizer":
     return tokenizer
 
 
-def _id_of(tokenizer: "Tokenizer", files: ModelFiles) -> int:
+def _id_of(config: "Config", code: bytes, files: ModelFiles) -> int:
     """The id of the row of formats/ids.json that has this code, 0 for a custom model.
 
     Of a release whose code nobody has noted there yet, the origin decides: what `fetch` got from its repository is it.
     Raises ModelMismatchError for what goes by a release's name and cannot be it.
     """
     release = models.releases().get(files.name)
-    if release and tokenizer.config != release.config:
+    if release and config != release.config:
         raise ModelMismatchError(
             f"what is here as {files.name} has another configuration ({files.config or files.weights}): "
             "install it under another name, or give its path"
         )
     for row in KNOWN_MODELS.values():
-        if row.code == tokenizer.fingerprint.hex():
+        if row.code == code.hex():
             return row.id
         if row.name == files.name and not row.code and is_fetched(files):
             return row.id

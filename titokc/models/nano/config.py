@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from titokc.errors import WeightsError
+from titokc.models.info import FAITHFUL, ModelInfo
 
 # Of the algorithm of `titokc.models.nano.code`, tables and arithmetic included: what the same indices and tensors mean
 # never changes within one version. And the fields that tokens depend on.
@@ -58,9 +59,10 @@ class NanoConfig:
             raise ValueError(f"{self.coefficients} coefficients: expected token_size .. 3 * thumb_size^2")
 
     @property
-    def looks(self) -> tuple[str, ...]:
-        """The ways in which it decodes, the usual one first."""
-        return ("faithful", "natural") if self.natural else ("faithful",)
+    def info(self) -> ModelInfo:
+        looks = (FAITHFUL, "natural") if self.natural else (FAITHFUL,)
+        counts = self.min_tokens, self.num_tokens
+        return ModelInfo(self.codebook_size, *counts, nested=True, side=self.image_size, looks=looks)
 
     @property
     def patches(self) -> int:
@@ -70,10 +72,6 @@ class NanoConfig:
     def code_fields(self) -> dict[str, int]:
         """What tokens depend on, besides the tensors of the quantiser and the choice of coefficients."""
         return {name: getattr(self, name) for name in CODE_FIELDS}
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        return self.min_tokens, self.num_tokens
 
     def to_dict(self) -> dict[str, Any]:
         return {"architecture": self.architecture, **asdict(self)}

@@ -54,7 +54,7 @@ class _Graph(nn.Module):
 
 def export(tokenizer: NanoTokenizer, weights: Path, stored: Mapping[str, dict[str, Any]], search: bool) -> None:
     """See `titokc.models.interface.Tokenizer.export_onnx`. Raises ModuleNotFoundError where a package is missing."""
-    config, side = tokenizer.config, tokenizer.side
+    config, info, side = tokenizer.config, tokenizer.info, tokenizer.info.side
     coefficients = _Port("coefficients", "float32", ("N", config.coefficients))
     tokens = _Port("tokens", "int32", ("N",), (1, config.num_tokens))
     picture = _Port("picture", "float32", ("N", 3, side, side), (0, 1))
@@ -62,7 +62,7 @@ def export(tokenizer: NanoTokenizer, weights: Path, stored: Mapping[str, dict[st
     graphs: dict[str, tuple[nn.Module, list[_Port], list[_Port]]] = {
         "decoder": (_Graph(tokenizer, tokenizer.seen), [coefficients, tokens], [picture, features])
     }
-    if NATURAL in tokenizer.looks:
+    if NATURAL in info.looks:
         most = 3**0.5
         noise = _Port("noise", "float32", ("N", NOISE, side // 4, side // 4), (-most, most))
         fine = _Port("fine_noise", "float32", ("N", FINE_NOISE, side // 2, side // 2), (-most, most))
@@ -79,13 +79,13 @@ def export(tokenizer: NanoTokenizer, weights: Path, stored: Mapping[str, dict[st
     described = {
         "format": "titokc-onnx",
         "version": 1,
-        "model": tokenizer.name,
-        "id": tokenizer.model_id,
-        "code": tokenizer.fingerprint.hex(),
-        "weights": tokenizer.weights_fingerprint.hex(),
+        "model": info.name,
+        "id": info.id,
+        "code": info.code.hex(),
+        "weights": info.weights.hex(),
         "side": side,
-        "bits": tokenizer.bits_per_index,
-        "looks": tokenizer.looks,
+        "bits": info.bits,
+        "looks": info.looks,
         "graphs": {
             f"{name}.onnx": {"inputs": [p._asdict() for p in inputs], "outputs": [p._asdict() for p in outputs]}
             for name, (_, inputs, outputs) in graphs.items()

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from titokc.models.interface import FAITHFUL, Code, Distance, Reconstruction, Tokenizer
+from titokc.models.info import FAITHFUL
+from titokc.models.interface import Code, Distance, Reconstruction, Tokenizer
 from titokc.models.nano import code_numpy
 from titokc.models.nano.code import AdaptiveResidualVQ
 from titokc.models.nano.config import CODE_VERSION, NanoConfig
@@ -38,14 +39,11 @@ class NanoTokenizer(Tokenizer):
     """The tokenizer described at the top of this file."""
 
     config: NanoConfig
+    searches = True
 
     def __init__(self, config: NanoConfig) -> None:
         super().__init__()
-        self.config = config
-        self.side = config.image_size
-        self.codebook_size = config.codebook_size
-        self.min_tokens, self.max_tokens = config.counts
-        self.nested = self.searches = True
+        self.config, self.info = config, config.info
         self.fit_steps = 1 + config.num_tokens
         self.quantizer = AdaptiveResidualVQ(
             config.coefficients,
@@ -56,7 +54,6 @@ class NanoTokenizer(Tokenizer):
             config.refresh,
         )
         self.decoder = Decoder(config)
-        self.looks = config.looks
         self.natural = Generator(config.natural, config.width) if config.natural else None
         side, thumb = config.image_size, config.thumb_size
         fixed = {"opponent": OPPONENT, "dct": dct_matrix(thumb, thumb)}
@@ -73,7 +70,7 @@ class NanoTokenizer(Tokenizer):
 
     @property
     def training_sides(self) -> tuple[int, ...]:
-        return (self.config.thumb_size, self.side)
+        return (self.config.thumb_size, self.info.side)
 
     def code(self) -> Code:
         """See `Tokenizer.code`. Colours, DCT and integer tables are the algorithm, `titokc.models.nano.code`."""
@@ -88,7 +85,7 @@ class NanoTokenizer(Tokenizer):
         self, images: Tensor, tokens: int | None = None, effort: int = 0, distance: Distance | None = None
     ) -> Tensor:
         """See `Tokenizer.encode`. UsageError for a number of tokens that the model does not make."""
-        count = self.token_count(tokens)
+        count = self.info.check_tokens(tokens)
         if not effort:
             return self.quantizer.assign(self._analyse(images - 0.5), count)[0]
         with torch.inference_mode(False), torch.enable_grad(), full_precision(images.device):
@@ -140,7 +137,7 @@ class NanoTokenizer(Tokenizer):
     def judged(self, coded: Tensor, counts: Tensor, images: Tensor) -> _Judged:
         """With mean squared errors."""
         leaf = coded.detach().requires_grad_()
-        errors = (self._synthesise(leaf, counts, self.side)[0] - images).square().mean((1, 2, 3))
+        errors = (self._synthesise(leaf, counts, self.info.side)[0] - images).square().mean((1, 2, 3))
         return errors.detach(), lambda: torch.autograd.grad(errors.sum(), leaf)[0]
 
     def _judged_by(self, distance: Distance, counts: Tensor, images: Tensor) -> Callable[[Tensor], _Judged]:
@@ -152,7 +149,7 @@ class NanoTokenizer(Tokenizer):
 
         def judged(coded: Tensor) -> _Judged:
             leaf = coded.detach().requires_grad_()
-            picture, features = self._synthesise(leaf, counts, self.side)
+            picture, features = self._synthesise(leaf, counts, self.info.side)
             natural = self.textured(picture.clamp(0, 1), features, counts, *noise)
             errors = (picture - images).square().mean((1, 2, 3)) + weight * distance(natural, images)
             return errors.detach(), lambda: torch.autograd.grad(errors.sum(), leaf)[0]
@@ -161,28 +158,28 @@ class NanoTokenizer(Tokenizer):
 
     def decode(self, tokens: Tensor, look: str = FAITHFUL) -> Tensor:
         """See `Tokenizer.decode`. Runs under the caller's autocast, but for the linear part."""
-        assert look in self.looks
+        assert look in self.info.looks
         counts = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
         coefficients = self.quantizer.lookup(tokens)
         if look != NATURAL:
-            return self._synthesise(coefficients, counts, self.side)[0]
+            return self._synthesise(coefficients, counts, self.info.side)[0]
         return self.textured(*self.seen(coefficients, counts), counts, *self._noise(tokens))
 
     def seen(self, coefficients: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """What the natural look starts from: coefficients [B, C] of `counts` tokens [B] -> faithful pictures
         [B, 3, S, S], clamped, and the ViT's features [B, P, D]."""
-        picture, features = self._synthesise(coefficients, counts, self.side)
+        picture, features = self._synthesise(coefficients, counts, self.info.side)
         return picture.clamp(0, 1), features
 
     def textured(self, picture: Tensor, features: Tensor, counts: Tensor, noise: Tensor, fine_noise: Tensor) -> Tensor:
         """What `seen` gives, and noise as the generator takes it -> pictures of the natural look."""
         assert self.natural is not None
-        maps = self.natural.spread(features, self.side // 4)
+        maps = self.natural.spread(features, self.info.side // 4)
         return picture + self.natural(picture, maps, self._known(counts), noise, fine_noise)
 
     def _noise(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Of each picture its own: tokens [B, k] -> [B, NOISE, S/4, S/4] and [B, FINE_NOISE, S/2, S/2]."""
-        quarter, half = self.side // 4, self.side // 2
+        quarter, half = self.info.side // 4, self.info.side // 2
         coarse, fine = NOISE * quarter**2, FINE_NOISE * half**2
         drawn = noise(tokens, coarse + fine)
         shapes = (NOISE, quarter, quarter), (FINE_NOISE, half, half)
@@ -196,10 +193,10 @@ class NanoTokenizer(Tokenizer):
     def reconstruct(self, images: Tensor, keep: Tensor | None = None, latents: Tensor | None = None) -> Reconstruction:
         """See `Tokenizer.reconstruct`; S is one of `training_sides`, latents are coefficients [B, C]. Only the decoder
         has gradients."""
-        counts = torch.full((len(images),), self.max_tokens, device=images.device) if keep is None else keep
+        counts = torch.full((len(images),), self.info.max_tokens, device=images.device) if keep is None else keep
         if latents is None:
             latents = self._analyse(images - 0.5)
-        indices, quantised = self.quantizer.assign(latents, self.max_tokens if keep is None else keep)
+        indices, quantised = self.quantizer.assign(latents, self.info.max_tokens if keep is None else keep)
         quantised.requires_grad_(torch.is_grad_enabled())
         made, _ = self._synthesise(quantised, counts, images.shape[-1])
         return Reconstruction(made, indices, made.new_zeros(()), latents, quantised)
@@ -213,14 +210,14 @@ class NanoTokenizer(Tokenizer):
         """See `Tokenizer.fit`: chooses the coefficients that are coded, and makes the quantiser for 32 images an
         entry."""
         parts: list[Tensor] = []
-        while sum(map(len, parts)) < 2 * self.codebook_size:
+        while sum(map(len, parts)) < 2 * self.info.codebook_size:
             parts.append(self._transform(next(batches) - 0.5).cpu())
             yield done
         if not done:
             variances = torch.cat(parts).square().mean(0)
             self.coded.copy_(variances.argsort(descending=True)[: self.config.coefficients])
         parts = [part[:, self.coded.cpu().long()] for part in parts]
-        while sum(map(len, parts)) < 32 * self.codebook_size:
+        while sum(map(len, parts)) < 32 * self.info.codebook_size:
             parts.append(self._analyse(next(batches) - 0.5).cpu())
             yield done
         steps = fit_quantizer(self.quantizer, torch.cat(parts).to(self.device), done)
@@ -272,7 +269,7 @@ class NanoTokenizer(Tokenizer):
 
     def _known(self, counts: Tensor) -> Tensor:
         """The part of all tokens, in float32 by name: the quotient of integers has the default type of the host."""
-        return counts.float() / self.max_tokens
+        return counts.float() / self.info.max_tokens
 
 
 def _any(which: Tensor) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from titokc.errors import WeightsError
+from titokc.models.info import ModelInfo
 
 HEAD_WIDTH = 64
 
@@ -87,12 +88,9 @@ class TiTokConfig:
         return (self.image_size // self.patch_size) ** 2
 
     @property
-    def counts(self) -> tuple[int, int]:
-        return self.min_tokens or self.num_latent_tokens, self.num_latent_tokens
-
-    @property
-    def looks(self) -> tuple[str, ...]:
-        return ("faithful",)
+    def info(self) -> ModelInfo:
+        counts = self.min_tokens or self.num_latent_tokens, self.num_latent_tokens
+        return ModelInfo(self.codebook_size, *counts, nested=self.min_tokens > 0, side=self.image_size)
 
     def to_dict(self) -> dict[str, Any]:
         return {"architecture": self.architecture, **asdict(self)}

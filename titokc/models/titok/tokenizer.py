@@ -10,7 +10,8 @@ The state dict has the names and shapes of the released weights. Legacy (two-sta
 import torch
 from torch import Tensor, nn
 
-from titokc.models.interface import FAITHFUL, Code, Distance, Reconstruction, Tokenizer
+from titokc.models.info import FAITHFUL
+from titokc.models.interface import Code, Distance, Reconstruction, Tokenizer
 from titokc.models.precision import full_precision
 from titokc.models.quantizers import FiniteScalarQuantizer, VectorQuantizer
 from titokc.models.titok.config import TiTokConfig
@@ -26,11 +27,7 @@ class TiTok(Tokenizer):
 
     def __init__(self, config: TiTokConfig) -> None:
         super().__init__()
-        self.config = config
-        self.side = config.image_size
-        self.codebook_size = config.codebook_size
-        self.min_tokens, self.max_tokens = config.counts
-        self.nested = config.min_tokens > 0
+        self.config, self.info = config, config.info
         self.latent_tokens = embedding(config.num_latent_tokens, config.encoder.width)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
@@ -68,7 +65,7 @@ class TiTok(Tokenizer):
         distance: Distance | None = None,  # noqa: ARG002
     ) -> Tensor:
         """See `Tokenizer.encode`. UsageError for a number of tokens that the model does not make."""
-        count = self.token_count(tokens)
+        count = self.info.check_tokens(tokens)
         return self.quantize.assign(self.latents(images)[:, :count])
 
     def distances(self, images: Tensor) -> Tensor:
@@ -83,7 +80,7 @@ class TiTok(Tokenizer):
 
     def decode(self, tokens: Tensor, look: str = FAITHFUL) -> Tensor:
         """See `Tokenizer.decode`. Runs under the caller's autocast, but for the quantiser and the softmax."""
-        assert look in self.looks
+        assert look in self.info.looks
         return self._pixels(self.decoder(self.quantize.lookup(tokens)))
 
     def reconstruct(self, images: Tensor, keep: Tensor | None = None, latents: Tensor | None = None) -> Reconstruction:
@@ -104,7 +101,7 @@ class TiTok(Tokenizer):
         latents = self.encoder(images, self.latent_tokens)
         if keep is not None:
             keep = (
-                torch.arange(self.max_tokens, device=latents.device)
+                torch.arange(self.info.max_tokens, device=latents.device)
                 < keep.to(latents.device, non_blocking=True)[:, None]
             )
         vectors, indices, loss = self.quantize(latents, keep)

@@ -22,7 +22,8 @@ from titokc.errors import WeightsError
 from titokc.judge import texture
 from titokc.judge.networks import EfficientNetDistance
 from titokc.judge.pixels import psnr
-from titokc.models.interface import FAITHFUL, Tokenizer
+from titokc.models.info import FAITHFUL
+from titokc.models.interface import Tokenizer
 from titokc.models.nano.natural import FINE_NOISE, NATURAL, NOISE
 from titokc.models.nano.tokenizer import NanoTokenizer
 from titokc.models.precision import full_precision
@@ -139,7 +140,7 @@ class NaturalObjective(Objective[Natural]):
         nano, weights = _with_generator(tokenizer), self.settings
         self.pool.put(self._decoded(nano, batch.images))
         whole = float(torch.rand(())) < weights.whole_share
-        count, side = (weights.whole, nano.side) if whole else (weights.crops, weights.crop)
+        count, side = (weights.whole, nano.info.side) if whole else (weights.crops, weights.crop)
         images, faithful, output = self._crops(nano, count, side)
 
         network, seen = self._distance.network, _shifted_and_scaled(side)
@@ -165,8 +166,8 @@ class NaturalObjective(Objective[Natural]):
 
     def _decoded(self, nano: NanoTokenizer, images: Tensor) -> Decoded:
         """What the frozen decoder makes of images [B, 3, S, S], from tokens nearest or after some steps of search."""
-        fewest = min(self.settings.fewest, nano.max_tokens)
-        counts = torch.randint(fewest, nano.max_tokens + 1, (len(images),))
+        fewest = min(self.settings.fewest, nano.info.max_tokens)
+        counts = torch.randint(fewest, nano.info.max_tokens + 1, (len(images),))
         rounds = min(_integer(self.settings.search + 2), self.settings.search)
         latents = None
         with full_precision(images.device):
@@ -182,14 +183,14 @@ class NaturalObjective(Objective[Natural]):
                     latents = nano.better_latents(made.latents, coded, gradient)
             with torch.no_grad():
                 faithful, features = nano.seen(coded, counts)
-        known = (counts / nano.max_tokens).to(images.device, non_blocking=True)
+        known = (counts / nano.info.max_tokens).to(images.device, non_blocking=True)
         return Decoded(to_bytes(images), to_bytes(faithful), features.bfloat16(), known)
 
     def _crops(self, nano: NanoTokenizer, count: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
         """Squares of pictures of the pool, of the faithful ones, and what the generator makes of these, float32
         [B, 3, side, side] in [0, 1] (the last nominally)."""
         held = self.pool.draw(count)
-        corners = (_GRID * torch.randint((nano.side - side) // _GRID + 1, (count, 2))).tolist()
+        corners = (_GRID * torch.randint((nano.info.side - side) // _GRID + 1, (count, 2))).tolist()
 
         def cut(maps: Tensor, scale: int = 1) -> Tensor:
             size = side // scale
@@ -198,7 +199,7 @@ class NaturalObjective(Objective[Natural]):
 
         images, faithful = (cut(part).float() / 255 for part in (held.images, held.faithful))
         assert nano.natural is not None
-        maps = cut(nano.natural.spread(held.features.float(), nano.side // _GRID), _GRID)
+        maps = cut(nano.natural.spread(held.features.float(), nano.info.side // _GRID), _GRID)
         noise = _noise(count, NOISE, side // 4, faithful), _noise(count, FINE_NOISE, side // 2, faithful)
         return images, faithful, faithful + nano.natural(faithful, maps, held.known, *noise)
 
@@ -258,7 +259,7 @@ class NaturalObjective(Objective[Natural]):
 
 
 def _with_generator(tokenizer: Tokenizer) -> NanoTokenizer:
-    if not isinstance(tokenizer, NanoTokenizer) or NATURAL not in tokenizer.looks:
+    if not isinstance(tokenizer, NanoTokenizer) or NATURAL not in tokenizer.info.looks:
         raise WeightsError("the natural look is trained in a nano that has its generator")
     return tokenizer
 
