@@ -40,7 +40,7 @@ def main() -> None:
         for tokens, look in LOOKS if arguments.looks else SIZES:
             data = codec.encode(photo, tokens=tokens)
             panels.append((codec.decode(data, look=look), f"{look}, {len(data)} bytes"))
-        found = WebP().best(photo, len(data))
+        [found] = WebP().best(photo, len(data))
         if isinstance(found, Found):
             small = WebP().decode(found.data)
             panels.append((enlarged(small, photo.size, found.enlarge), f"WebP, {len(found.data)} bytes"))

@@ -229,7 +229,7 @@ class _Bench:
             if searched is not None:
                 found = searched.found[budget]
             else:
-                best = (lambda: contender.best(original, budget)) if budget else (lambda: contender.floor(original))
+                best = (lambda: contender.best(original, budget)[0]) if budget else (lambda: contender.floor(original))
                 found = self._once(f"{contender.files} {budget}", best) or Impossible(None)
             if isinstance(found, Impossible):
                 nothing = dict.fromkeys(("point", "enlarge", "bytes", "bpp", "ratio"))

@@ -32,11 +32,11 @@ def best_files(
     path = folder / contender.name / f"{key[:32]}.json"
     known, problem = _read(path), None
     absent = [budget for budget in budgets if str(budget) not in known]
-    for budget in absent:
-        found = contender.floor(image) if budget is None else contender.best(image, budget)
-        if found is not None:
-            known[str(budget)] = _to_json(found)
     if absent:
+        sizes = [budget for budget in absent if budget is not None]
+        known |= {str(size): _to_json(found) for size, found in zip(sizes, contender.best(image, *sizes), strict=True)}
+        if None in absent and (floor := contender.floor(image)):
+            known[str(None)] = _to_json(floor)
         text = json.dumps({"codec": contender.name, "version": contender.version, "found": known}, indent=1)
         try:
             write_atomic(path, text.encode())

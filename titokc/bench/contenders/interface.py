@@ -6,7 +6,6 @@ A point is the setting that made a file, as plain JSON values. Only whole files 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import util
 from typing import Any
@@ -98,8 +97,8 @@ class Contender(ABC):
         """A whole file -> an RGB picture, at the size that the file holds."""
 
     @abstractmethod
-    def best(self, picture: Image.Image, budget: int) -> Found | Impossible:
-        """The best whole file of at most `budget` bytes."""
+    def best(self, picture: Image.Image, *budgets: int) -> list[Found | Impossible]:
+        """For each budget the best whole file of at most so many bytes; what is found depends on no other budget."""
 
     def floor(self, picture: Image.Image) -> Found | Impossible | None:  # noqa: ARG002 - most have none
         """The smallest file of the picture as it is, not reduced; None if it has no such thing."""
@@ -122,16 +121,3 @@ def better_enlarged(image: Image.Image, picture: Image.Image) -> tuple[str, floa
     scores = {way: psnr(pixels, np.asarray(enlarged(picture, image.size, way))) for way in ENLARGERS}
     way = max(scores, key=lambda way: scores[way])
     return way, scores[way]
-
-
-class OnePicture:
-    """Makes something of a picture, and keeps the last: for one budget of it after the other."""
-
-    def __init__(self, make: Callable[[Image.Image], Any]) -> None:
-        self._make = make
-        self._last: tuple[Image.Image, Any] | None = None
-
-    def __call__(self, picture: Image.Image) -> Any:
-        if self._last is None or self._last[0] is not picture:
-            self._last = (picture, self._make(picture))
-        return self._last[1]

@@ -44,7 +44,10 @@ class Model(Contender):
     def decode(self, data: bytes) -> Image.Image:
         return self.codec.decode(data, form=self.form, look=self.look)
 
-    def best(self, picture: Image.Image, budget: int) -> Found | Impossible:
+    def best(self, picture: Image.Image, *budgets: int) -> list[Found | Impossible]:
+        return [self._chosen(picture, budget) for budget in budgets]
+
+    def _chosen(self, picture: Image.Image, budget: int) -> Found | Impossible:
         """What `Codec.encode(target_size=...)` chooses; the grid and the tokens are the same at any effort."""
         options: dict[str, Any] = {"target_size": budget, "effort": 0, "form": self.form}
         try:

@@ -6,7 +6,7 @@ from importlib import metadata
 
 from PIL import Image
 
-from titokc.bench.contenders.interface import Contender, Found, Impossible, OnePicture, Point, measured
+from titokc.bench.contenders.interface import Contender, Found, Impossible, Point, measured
 
 
 class Placeholder(Contender):
@@ -14,17 +14,16 @@ class Placeholder(Contender):
 
     points: tuple[Point, ...]
 
-    def __init__(self) -> None:
-        self._all = OnePicture(
-            lambda picture: [measured(self, picture, point, self.encode(picture, point)) for point in self.points]
-        )
+    def best(self, picture: Image.Image, *budgets: int) -> list[Found | Impossible]:
+        files = [(self.encode(picture, point), point) for point in self.points]
+        made = [(len(data), measured(self, picture, point, data)) for data, point in files]
+        smallest = Impossible(min(size for size, _ in made))
 
-    def best(self, picture: Image.Image, budget: int) -> Found | Impossible:
-        made = self._all(picture)
-        fitting = [found for found in made if len(found.data or b"") <= budget]
-        if not fitting:
-            return Impossible(min(len(found.data or b"") for found in made))
-        return max(fitting, key=lambda found: found.psnr)
+        def best(budget: int) -> Found | Impossible:
+            fitting = (found for size, found in made if size <= budget)
+            return max(fitting, key=lambda found: found.psnr or 0, default=smallest)
+
+        return list(map(best, budgets))
 
 
 class ThumbHash(Placeholder):

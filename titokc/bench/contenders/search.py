@@ -22,7 +22,6 @@ from titokc.bench.contenders.interface import (
     Contender,
     Found,
     Impossible,
-    OnePicture,
     Point,
     better_enlarged,
     measured,
@@ -104,9 +103,6 @@ class Format(Contender):
     longest_side = 65_535
     sizes_by_variant = False
 
-    def __init__(self) -> None:
-        self._search = OnePicture(lambda picture: _FormatSearch(self, picture))
-
     def encode(self, image: Image.Image, point: Point) -> bytes:
         size = (point["width"], point["height"])
         return self.save(image.resize(size, RESAMPLING[point["filter"]]) if size != image.size else image, point)
@@ -119,8 +115,9 @@ class Format(Contender):
         with Image.open(io.BytesIO(data)) as picture:
             return picture.convert("RGB")
 
-    def best(self, picture: Image.Image, budget: int) -> Found | Impossible:
-        return _Narrowing(self._search(picture), budget).best()
+    def best(self, picture: Image.Image, *budgets: int) -> list[Found | Impossible]:
+        search = _FormatSearch(self, picture)
+        return [_Narrowing(search, budget).best() for budget in budgets]
 
     def floor(self, picture: Image.Image) -> Found | Impossible:
         if max(picture.size) > self.longest_side:
