@@ -149,7 +149,8 @@ def choose_recipe(
     recipe = recipes.named(name)
     if initial is not None:
         if type(initial.config) is not type(recipe.model):
-            raise UsageError(f"the recipe {name} trains another kind of model than the {initial.name} of --init-from")
+            given = initial.info.name
+            raise UsageError(f"the recipe {name} trains another kind of model than the {given} of --init-from")
         config: Any = initial.config
         lacking = {part: getattr(recipe.model, part) for part in recipe.adds if not getattr(config, part)}
         recipe = replace(recipe, model=replace(config, **lacking))
