@@ -1,6 +1,6 @@
 """What nano's quantiser gains by other sizes or other data, before any decoder is trained for it.
 
-python bench/quantizer.py DATA [--token-size 12] [--tokens 64] [--small .25] ...
+python bench/quantizer.py DATA [--token-size 8] [--tokens 64] [--small .25] ...
 python bench/quantizer.py DATA --embedded
 
 Fits a quantiser to crops of the photographs in DATA's train-hr*.tar and to the pictures in its train-64*.tar, or takes
@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--embedded", action="store_true")
-    for name, value in (("tokens", 128), ("token-size", 8), ("hidden", 256), ("refresh", 4), ("coefficients", 2048)):
+    for name, value in (("tokens", 128), ("token-size", 10), ("hidden", 128), ("refresh", 4), ("coefficients", 2048)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--samples", type=int, default=98304)
     parser.add_argument("--small", type=float, default=0.25, help="the part of samples that comes from small pictures")

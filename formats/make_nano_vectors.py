@@ -51,7 +51,7 @@ def main() -> None:
                 Image.fromarray(pixels[0].permute(1, 2, 0).numpy()).save(target, optimize=True)
         vectors = {name: steps(nano.quantizer, indices) for name, indices in codes.items()}
     lines = ",\n".join(f'"{name}": {json.dumps(vector, separators=(",", ":"))}' for name, vector in vectors.items())
-    content = f'{{"code": "{nano.fingerprint.hex()}",\n{lines}}}\n'
+    content = f'{{"code": "{nano.info.code.hex()}",\n{lines}}}\n'
     if frozen and path.read_text() != content:
         raise SystemExit(f"{path} exists with other content; vectors are frozen")
     path.write_text(content, newline="\n")

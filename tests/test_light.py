@@ -43,14 +43,25 @@ def test_both_engines_say_the_same_of_the_model(both) -> None:
     assert ours.info == reference.info
 
 
-@pytest.mark.parametrize(("tokens", "effort"), [(128, 0), (47, 0), (64, 3)])
-def test_tokens_are_those_of_torch(both, tiles, tokens: int, effort: int) -> None:
+@pytest.mark.parametrize("tokens", [128, 47])
+def test_nearest_tokens_are_those_of_torch(both, tiles, tokens: int) -> None:
     """One of 10,000 may differ: two entries as near as float32 can tell. None did when this was written."""
     ours, reference = both
-    a, b = ours.encode(tiles, tokens, effort), reference.encode(tiles, tokens, effort)
+    a, b = ours.encode(tiles, tokens, 0), reference.encode(tiles, tokens, 0)
     assert a.dtype == np.int64
     assert a.shape == (6, tokens)
     assert (a != b).sum() <= a.size / 10_000
+
+
+def test_searches_find_what_torch_finds_or_as_good(both, tiles, error) -> None:
+    """Two entries as near as float32 can tell, early in a search, lead elsewhere: of one picture in six when this was
+    written, to a squared error that differed by 1.8 %."""
+    ours, reference = both
+    a, b = ours.encode(tiles, 64, 3), reference.encode(tiles, 64, 3)
+    assert (a == b).all(1).sum() >= 4
+    for tile, *found in zip(tiles, a, b, strict=True):
+        one, other = (error(tile, tokens) for tokens in found)
+        assert one == pytest.approx(other, rel=0.05)
 
 
 def test_pixels_are_those_of_torch_within_1(both, tiles) -> None:

@@ -16,7 +16,7 @@ SPEC = (FORMATS / "nano-code.md").read_text("utf-8")
 VECTORS = json.loads((FORMATS / "nano" / "vectors.json").read_text("utf-8"))
 CODE = VECTORS.pop("code")
 MODEL = Path(__file__).parents[1] / "titokc" / "weights" / "nano.safetensors"
-REFRESH, COEFFICIENTS, SLOTS = 4, 2048, 8
+REFRESH, COEFFICIENTS, SLOTS = 4, 2048, 10
 
 
 def tables() -> list[list[int]]:

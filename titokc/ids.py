@@ -28,7 +28,7 @@ class KnownModel(NamedTuple):
 KNOWN_MODELS: dict[int, KnownModel] = {
     row.id: row
     for row in (
-        KnownModel(1, "nano-1", 12, 128, True, "0e0be8824211cacb904ab20e078ea34f92a18bdbc5366e4f28f27df850468ba1"),
+        KnownModel(1, "nano-1", 12, 128, True, "05e706d2cf05110ff6cf7e1ecd921c55c2ed7aaa69b30fc86bd8e8f26208fa55"),
         KnownModel(2, "titok-l-32", 12, 32, False),
         KnownModel(3, "titok-b-64", 12, 64, False),
         KnownModel(4, "titok-s-128", 12, 128, False),

@@ -92,11 +92,6 @@ class Tokenizer(nn.Module, ABC):
         return {}
 
     @property
-    def fingerprint(self) -> bytes:
-        """Of its code, once it is loaded: what `.tok` files carry the start of (`titokc.weights.fingerprint`)."""
-        return self.info.code
-
-    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 

@@ -62,9 +62,9 @@ class Natural:
     features: float = 3.0
     heads: float = 0.1
     patches: float = 0.15
-    spectrum: float = 0.5
-    means: float = 0.8
-    log_l2: float = 0.4
+    spectrum: float = 0.7
+    means: float = 1.4
+    log_l2: float = 0.95
     critics_lr: float = 1e-4
     crops: int = 16
     crop: int = 128
