@@ -12,10 +12,10 @@ busy core, 24 Kodak and 40 held-out photographs:
 
     effort          0    1    2    3    4    5    6    7    8    9
     rounds          0    1    2    3    4    6    8   12   16   20
-    32 tokens       0  .13  .17  .20  .23  .26  .28  .30  .31  .32
-    32 tokens, ms   2   62  103  128  163  220  270  361  444  516
-    128 tokens      0  .13  .18  .21  .23  .26  .29  .31  .32  .33
-    128 tokens, ms  6   75  126  176  203  270  333  441  549  643
+    32 tokens       0  .09  .15  .18  .20  .22  .24  .25  .26  .27
+    32 tokens, ms    1   51   80  110  133  182  224  290  340  371
+    128 tokens      0  .10  .14  .17  .18  .20  .21  .23  .24  .24
+    128 tokens, ms    5   65  107  144  179  232  281  365  455  536
 
 More rounds never give less. More tokens can, as what is found scatters: usually by a tenth of a decibel, on photographs
 that gain a whole one by half of it (bench/LOG.md).
