@@ -76,7 +76,7 @@ class TorchEngine:
         """What the natural look's search goes by; no judge that this project reports. MetricWeightsMissingError."""
         from titokc.judge.networks import EfficientNetDistance
 
-        return EfficientNetDistance().to(self._device)
+        return EfficientNetDistance().to(self._device).to_images
 
     @cached_property
     def _one_by_one(self) -> _Crew:

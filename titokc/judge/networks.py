@@ -7,6 +7,7 @@ torchvision are imported only when one of their distances is made.
 """
 
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,13 @@ class EfficientNetDistance(nn.Module):
         self.weights = self.network.weights
 
     def forward(self, output: Tensor, images: Tensor) -> Tensor:
+        return self.to_images(images)(output)
+
+    def to_images(self, images: Tensor) -> Callable[[Tensor], Tensor]:
+        """What gives the distances [B] of pictures to these, whose own features are computed once."""
         with torch.no_grad():
             wanted = self.network.features(images)
-        return self.between(self.network.features(output), wanted)
+        return lambda output: self.between(self.network.features(output), wanted)
 
     @staticmethod
     def between(found: list[Tensor], wanted: list[Tensor]) -> Tensor:

@@ -16,8 +16,8 @@ from titokc.errors import UsageError
 from titokc.models.info import FAITHFUL, ModelInfo
 from titokc.models.quantizers import VectorQuantizer
 
-# Pictures and the originals, [B, 3, S, S] in [0, 1] -> how far apart they look [B], with a gradient.
-Distance = Callable[[Tensor, Tensor], Tensor]
+# Originals [B, 3, S, S] in [0, 1] -> what says of pictures like them how far away they look [B], with a gradient.
+Distance = Callable[[Tensor], Callable[[Tensor], Tensor]]
 
 
 class Config(Protocol):

@@ -38,6 +38,5 @@ def open_contender(spec: str, device: str = "auto") -> Contender:
     name = label or ":".join(filter(None, (Path(path).name, form, look))) + tuned
     if name in BASELINES or name == "original" or not re.fullmatch(r"\w[\w.+-]*(:[a-z0-9]+)*", name):
         raise UsageError(f"{spec}: {name!r} cannot be the name of a model here; give it one (LABEL={model})")
-    if tuned:
-        return Model(name, Codec(path, device=device, engine="torch"), form or "tok", look, tune=look)
-    return Model(name, Codec(path, device=device), form or "tok", look)
+    engine, tune = ("torch", look) if tuned else ("auto", "psnr")
+    return Model(name, Codec(path, device=device, engine=engine), form or "tok", look, tune)

@@ -17,8 +17,8 @@ busy core, 24 Kodak and 40 held-out photographs:
     128 tokens      0  .10  .14  .17  .18  .20  .21  .23  .24  .24
     128 tokens, ms    5   65  107  144  179  232  281  365  455  536
 
-More rounds never give less. More tokens can, as what is found scatters: usually by a tenth of a decibel, on photographs
-that gain a whole one by half of it (bench/LOG.md).
+More rounds never give less. More tokens can, as what is found scatters: one token more by over .05 dB in a fifth of the
+cases, four by as much in a hundredth (bench/LOG.md).
 """
 
 from __future__ import annotations

@@ -91,24 +91,28 @@ class NanoTokenizer(Tokenizer):
         with torch.inference_mode(False), torch.enable_grad(), full_precision(images.device):
             images = images.float().clone()
             counts = torch.full((len(images),), count, device=images.device)
+            goal = self._analyse(images - 0.5)
+            nearest = self.quantizer.assign(goal, count)
             judged: Callable[[Tensor], _Judged] = partial(self.judged, counts=counts, images=images)
             if distance and self.natural:
-                judged = self._judged_by(distance, counts, images)
-            return self._search(images, count, ROUNDS[effort], judged)
+                judged = self._judged_by(distance(images), *nearest, counts, images)
+            return self._search(goal, *nearest, ROUNDS[effort], judged)
 
-    def _search(self, images: Tensor, count: int, rounds: int, judged: Callable[[Tensor], _Judged]) -> Tensor:
-        """Indices [B, count] that decode to something nearer than the nearest ones do: what
-        `titokc.models.nano.search` explains, for B pictures at the same time. Nothing waits for a GPU."""
-        goal = self._analyse(images - 0.5)
-        best, coded = self.quantizer.assign(goal, count)
+    def _search(
+        self, goal: Tensor, best: Tensor, coded: Tensor, rounds: int, judged: Callable[[Tensor], _Judged]
+    ) -> Tensor:
+        """Of B pictures their own coefficients [B, C], the nearest indices [B, K] and what these say [B, C] -> indices
+        [B, K] that decode to something nearer: what `titokc.models.nano.search` explains, for all pictures at the same
+        time. Nothing waits for a GPU."""
+        count = best.shape[1]
         least, gradient = judged(coded)
         tried = best[None]
         step, towards, wanted = torch.full_like(goal[:, :1], STEP), goal, goal
         helped = torch.ones_like(least, dtype=torch.bool)
         # Of each of KEPT: how far it is from what is wanted (infinity: tried), indices, coefficients.
-        scores = least.new_full((len(KEPT), len(images)), torch.inf)
+        scores = least.new_full((len(KEPT), len(goal)), torch.inf)
         indices, quantised = (each.repeat(len(KEPT), 1, 1) for each in (best, coded))
-        every = torch.arange(len(images), device=images.device)
+        every = torch.arange(len(goal), device=goal.device)
         for _ in range(rounds):
             if _any(helped):
                 wanted = torch.where(helped[:, None], _wanted(coded, gradient()), wanted)
@@ -140,18 +144,19 @@ class NanoTokenizer(Tokenizer):
         errors = (self._synthesise(leaf, counts, self.info.side)[0] - images).square().mean((1, 2, 3))
         return errors.detach(), lambda: torch.autograd.grad(errors.sum(), leaf)[0]
 
-    def _judged_by(self, distance: Distance, counts: Tensor, images: Tensor) -> Callable[[Tensor], _Judged]:
+    def _judged_by(
+        self, distance: Callable[[Tensor], Tensor], nearest: Tensor, coded: Tensor, counts: Tensor, images: Tensor
+    ) -> Callable[[Tensor], _Judged]:
         """As `judged`, with the distance of the natural pictures added to the squared errors of the faithful ones,
-        DISTANCE times what these are for the nearest tokens, whose noise all pictures get."""
-        nearest, quantised = self.quantizer.assign(self._analyse(images - 0.5), counts)
-        weight = DISTANCE * self.judged(quantised, counts, images)[0]
+        DISTANCE times what these are for the nearest indices, whose noise all pictures get."""
+        weight = DISTANCE * self.judged(coded, counts, images)[0]
         noise = self._noise(nearest)
 
         def judged(coded: Tensor) -> _Judged:
             leaf = coded.detach().requires_grad_()
             picture, features = self._synthesise(leaf, counts, self.info.side)
             natural = self.textured(picture.clamp(0, 1), features, counts, *noise)
-            errors = (picture - images).square().mean((1, 2, 3)) + weight * distance(natural, images)
+            errors = (picture - images).square().mean((1, 2, 3)) + weight * distance(natural)
             return errors.detach(), lambda: torch.autograd.grad(errors.sum(), leaf)[0]
 
         return judged
