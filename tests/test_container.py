@@ -16,12 +16,17 @@ from titokc.container import (
     GridError,
     Header,
     MagicError,
+    NonCanonicalError,
+    ReservedBitsError,
+    TokenCountError,
     UnknownModelError,
     VersionError,
     examine,
     file_size,
     pack,
+    possible_counts,
     read_header,
+    tile_order,
     truncate,
     unpack,
 )
@@ -35,10 +40,14 @@ NANO_BYTES = bytes.fromhex("f5746f6b 20 01 03 abcd 123456789abc c265")
 TILED = Header(300, 200, 1, 3, 3, 12, 1, b"\xc0\xdf")
 TILED_INDICES = [0x123, 0x456, 0x789, 0xABC, 0xDEF, 0x012, 0x345, 0x678, 0x9AB]
 CUSTOM = Header(256, 256, 1, 1, 32, 12, 0, b"\xab\xcd", nested=True)
+# 4, 3, 2 and 1 tokens.
+SHARED = Header(256, 256, 2, 2, 4, 12, 1, b"\xab\xcd", shares=b"\0\1\4\x08")
+SHARED_INDICES = [0x123, 0x456, 0x789, 0xABC, 0xDEF, 0x012, 0x345, 0x678, 0x9AB, 0xCDE]
+SHARED_BYTES = bytes.fromhex("f5746f6b 44 01 03 abcd 0101 0148 123456789abcdef0123456789abcde 60b0")
 
 
 def indices(header: Header) -> list[int]:
-    return [(i * 40503 + 7) % (1 << header.bits_per_index) for i in range(header.tiles * header.tokens_per_tile)]
+    return [(i * 40503 + 7) % (1 << header.bits_per_index) for i in range(header.indices)]
 
 
 def python(code: str, *options: str) -> str:
@@ -86,8 +95,12 @@ class TestBytes:
         assert file_size(header) - header.payload_bytes == overhead
 
     def test_no_valid_file_is_longer_than_the_stated_maximum(self):
-        largest = Header(65536, 65536, 256, 256, 256, 16, 0, b"\xab\xcd")
-        assert file_size(largest) == container.MAX_FILE_SIZE == 33_554_452
+        equal = Header(65536, 65536, 256, 256, 256, 16, 0, b"\xab\xcd", nested=True)
+        assert file_size(equal) == 33_554_452
+        # One token less in one tile, and a share of half a byte for each.
+        largest = replace(equal, tokens_per_tile=1, shares=bytes(65535) + b"\1")
+        assert file_size(largest) == 9 + 7 + 32768 + 65536 * 2 + 4
+        assert container.MAX_FILE_SIZE == 33_554_452 + 32_768
 
     def test_a_long_file_carries_a_crc_32(self):
         longest_short = Header(256, 256, 7, 11, 53, 8, 0, b"\xab\xcd")
@@ -100,6 +113,86 @@ class TestBytes:
         assert Header(256, 256, 1, 1, 32, 12, 2, b"ab").nested is False
         assert Header(256, 256, 1, 1, 32, 12, 0, b"ab").nested is False
         assert (NANO.model, CUSTOM.model) == ("nano-1", "custom")
+
+
+class TestShares:
+    """Tiles with unequal numbers of tokens: version 2."""
+
+    def test_they_follow_the_grid_and_the_tiles_take_turns_by_them(self):
+        assert pack(SHARED, SHARED_INDICES) == SHARED_BYTES
+        assert unpack(SHARED_BYTES) == (SHARED, SHARED_INDICES)
+        assert list(tile_order(SHARED)) == [0, 1, 2, 3, 0, 0, 1, 0, 1, 2]
+        assert (SHARED.counts, SHARED.indices, SHARED.payload_bytes, SHARED.version) == ((4, 3, 2, 1), 10, 15, 2)
+
+    def test_an_odd_number_of_tiles_fills_the_last_byte(self):
+        header = Header(300, 200, 1, 3, 2, 8, 0, b"\xab\xcd", nested=True, shares=b"\x0f\x00\x04")
+        data = bytes.fromhex("f5746f6b 54 00 01 abcd 87 12b0c7 0002 f040 010203 04 284d")
+        assert pack(header, [1, 2, 3, 4]) == data
+        assert unpack(data) == (header, [1, 2, 3, 4])
+        assert list(tile_order(header)) == [0, 1, 2, 1]
+
+    def test_without_shares_it_is_version_1_in_its_order(self):
+        assert (TILED.counts, TILED.indices, TILED.version) == ((3, 3, 3), 9, 1)
+        assert list(tile_order(TILED)) == [0, 1, 2] * 3
+
+    def test_every_4_halve_the_tokens_and_1_is_the_least(self):
+        assert possible_counts(128) == [128, 107, 90, 76, 64, 53, 45, 38, 32, 26, 22, 19, 16, 13, 11, 9]
+        assert possible_counts(8) == [8, 6, 5, 4, 4, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1]
+        assert possible_counts(1) == [1] * 16
+
+    def test_with_one_token_more_every_tile_has_none_or_one_more(self):
+        for tokens in range(1, 256):
+            more = zip(possible_counts(tokens + 1), possible_counts(tokens), strict=True)
+            assert {after - before for after, before in more} <= {0, 1}
+
+    def test_each_rule_has_its_own_error(self):
+        def changed(*changes: tuple[int, int]) -> bytes:
+            body = bytearray(SHARED_BYTES)
+            for at, value in changes:
+                body[at] = value
+            return bytes(body)
+
+        odd = bytes.fromhex("f5746f6b 54 00 01 abcd 87 12b0c7 0002 f041 010203 04 0000")
+        cases = {
+            changed((4, 0x40)): (VersionError, "byte 4: found 2 without tiles, expected 1, or 2 with tiles"),
+            changed((4, 0x64)): (VersionError, "byte 4: found 3, expected 1, or 2 with tiles"),
+            changed((4, 0x46)): (ReservedBitsError, "byte 4: found 10, expected 00"),
+            changed((5, 2), (6, 31)): (TokenCountError, "byte 4: found 2, expected 1 for a model whose codes are not"),
+            changed((9, 0), (10, 0)): (NonCanonicalError, "found 1x1"),
+            changed((11, 0), (12, 0)): (NonCanonicalError, "byte 11: all are 0, which is stored as version 1"),
+            changed((11, 0x21)): (NonCanonicalError, "byte 11: the least is 1, expected 0"),
+            odd: (ReservedBitsError, "byte 16: found 0001, expected 0000"),
+            SHARED_BYTES[:12]: (TruncatedError, "found 12 bytes, expected at least 13"),
+        }
+        for data, (error, message) in cases.items():
+            for partial in (False, True):
+                with pytest.raises(error, match=message):
+                    unpack(data, partial=partial)
+
+    def test_the_limit_counts_the_tokens_that_are_there(self):
+        assert unpack(SHARED_BYTES, limits=Limits(max_indices=10))[0] == SHARED
+        with pytest.raises(LimitExceededError, match="10 tokens in 4 tiles; the limit is 9 in all"):
+            unpack(SHARED_BYTES, limits=Limits(max_indices=9))
+
+    def test_a_cut_file_gives_the_most_tokens_whose_indices_are_all_there(self):
+        held = {15: (4, 10), 14: (3, 7), 11: (3, 7), 10: (2, 5), 8: (2, 5), 7: (1, 4), 6: (1, 4)}
+        for cut, (tokens, count) in held.items():
+            found = unpack(SHARED_BYTES[: 13 + cut], partial=True)
+            assert found == (replace(SHARED, tokens_per_tile=tokens), SHARED_INDICES[:count])
+            assert examine(SHARED_BYTES[: 13 + cut], partial=True) == (SHARED, tokens, False)
+        with pytest.raises(TruncatedError, match="no token of every tile is left: found 5 payload bytes, needed 6"):
+            unpack(SHARED_BYTES[:18], partial=True)
+
+    def test_truncating_keeps_the_shares(self):
+        for tokens, count in {3: 7, 2: 5, 1: 4}.items():
+            cut = truncate(SHARED_BYTES, tokens)
+            assert cut == pack(replace(SHARED, tokens_per_tile=tokens), SHARED_INDICES[:count])
+            assert cut[7:13] == SHARED_BYTES[7:13]
+        assert truncate(SHARED_BYTES, 4) == SHARED_BYTES
+
+    def test_wrong_numbers_of_indices_are_refused(self):
+        with pytest.raises(UsageError, match="16 indices for 4 tiles of at most 4 tokens: expected 10"):
+            pack(SHARED, [0] * 16)
 
 
 class TestPackRefuses:
@@ -123,13 +216,21 @@ class TestPackRefuses:
             {"model_id": -1},
             {"fingerprint": b"\xab"},
             {"fingerprint": bytes(32)},
+            {"shares": b"\0"},
+            {"shares": b"\0\1"},
+            {"shares": b"\0\1\4", "columns": 2},
+            {"shares": b"\0\x10", "columns": 2},
+            {"shares": b"\0\0", "columns": 2},
+            {"shares": b"\1\2", "columns": 2},
+            {"shares": b"\0\1", "columns": 2, "model_id": 0, "nested": False},
+            {"shares": b"\0\1", "columns": 2, "model_id": 2, "nested": False, "tokens_per_tile": 32},
         ],
         ids=str,
     )
     def test_headers_that_the_format_cannot_hold(self, change):
         header = replace(NANO, **change)
         with pytest.raises(UsageError):
-            pack(header, [0] * (header.tiles * header.tokens_per_tile))
+            pack(header, [0] * header.indices)
         with pytest.raises(UsageError):
             file_size(header)
 
@@ -154,7 +255,7 @@ class TestCorruption:
             accepted.append(mask)
         assert accepted == []
 
-    @pytest.mark.parametrize("header", [CUSTOM, TILED, NANO], ids=["custom", "tiled", "nano"])
+    @pytest.mark.parametrize("header", [CUSTOM, TILED, NANO, SHARED], ids=["custom", "tiled", "nano", "shared"])
     def test_every_1_bit_flip_every_truncation_and_every_extension_is_refused(self, header):
         data = pack(header, indices(header))
         for at in range(len(data)):
@@ -290,12 +391,15 @@ class TestLimits:
 
                 huge = Header(65535, 65535, 1, 1, 32, 12, 1, b"ab")
                 fixed = bytes.fromhex("f5746f6b 3c 00 ff abcd 0f ffffffff ffff")
+                shares = bytes.fromhex("f5746f6b 5c 00 ff abcd 8f ffffffff ffff 0f" + "ff" * 32767)
                 hostile = {
                     "63 bytes, 65535x65535": pack(huge, [0] * 32),
                     "65536 tiles of 256 tokens, no payload": signed(fixed + bytes(50)),
                     "as many in 1 bit each, all there": signed(fixed[:9] + bytes([0]) + fixed[10:] + bytes(1 << 21)),
                     "nearly all there": signed(fixed)[:-2] + bytes((1 << 25) - 1),
                     "not a .tok": bytes(1 << 20),
+                    "65536 shares, no payload": signed(shares + bytes(50)),
+                    "65536 shares and their tokens": signed(shares + bytes(2490842)),
                 }
                 for data in hostile.values():
                     for partial in (False, True):

@@ -28,7 +28,8 @@ ALLOWED = {
     "many": "",
     "processes": "",
     "payload": "ids limits",
-    "container": "ids limits payload",
+    "header": "ids payload",
+    "container": "header ids limits payload",
     "imaging": "container files limits",
     "tiling": "container",
     "judge": "files",
@@ -72,7 +73,7 @@ PUBLIC = {
     "EncodeOptions": "* tokens tiles target_size effort background form",
     "DecodeOptions": "* size partial form tiles",
     "Limits": "max_pixels max_side max_indices",
-    "Header": "width height rows columns tokens_per_tile bits_per_index model_id fingerprint nested",
+    "Header": "width height rows columns tokens_per_tile bits_per_index model_id fingerprint nested shares",
 }
 
 

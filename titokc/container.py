@@ -1,28 +1,42 @@
-"""The `.tok` container: a header and token indices <-> bytes, as formats/tok-v1.md prescribes.
+"""The `.tok` container: a header and token indices <-> bytes, as formats/tok-v1.md and tok-v2.md prescribe.
 
 It knows bytes, not tensors: `titokc.codec` joins it with a model, `titokc.models` makes and reads the indices;
 `titokc.payload` turns them into bits.
 Indices are one flat sequence in file order: token 0 of every tile (tiles row by row), token 1 of every tile, and
-so on, so that any prefix is a poorer picture of the whole image.
+so on, so that any prefix is a poorer picture of the whole image. With shares tiles have unequal numbers of tokens:
+`titokc.header` has their order.
 """
 
 import binascii
 import zlib
+from bisect import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from titokc.errors import ContainerError, UsageError
-from titokc.ids import CUSTOM_MODEL_ID, KNOWN_MODELS, MAGIC, VERSION, KnownModel
+from titokc.header import (
+    FINGERPRINT_SIZE,
+    MAX_GRID,
+    MAX_SIDE,
+    MAX_TOKENS_PER_TILE,
+    Header,
+    check_writable,
+    fewest_tokens,
+)
+from titokc.header import possible_counts as possible_counts
+from titokc.header import tile_order as tile_order
+from titokc.ids import CUSTOM_MODEL_ID, KNOWN_MODELS, MAGIC, SHARES_VERSION, VERSION
 from titokc.limits import DEFAULT_LIMITS, Limits
 from titokc.payload import (
+    GRID_FLAG,
     MAX_BITS_PER_INDEX,
     RESERVED_FLAGS,
     TruncatedError,
-    check_index_bits,
     check_length,
     check_padding,
     is_tok_text,
+    is_version,
     looks_like_base64,
     pack_indices,
     payload_size,
@@ -31,17 +45,13 @@ from titokc.payload import (
 
 SUFFIX = ".tok"
 MIME_TYPE = "image/x-titokc"
-FINGERPRINT_SIZE = 2
 
-FIXED_HEADER_SIZE = 9
+FIXED_HEADER_SIZE = 7 + FINGERPRINT_SIZE
 DEFAULT_SIDE = 256
-MAX_SIDE = 65_536
-MAX_GRID = 256
-MAX_TOKENS_PER_TILE = 256
 # Up to this length the CRC-16 finds every 1-, 2- and 3-bit error; longer files carry a CRC-32.
 SHORT_FILE_SIZE = 4_095
 # No valid file is longer: a caller that reads untrusted files can stop here.
-MAX_FILE_SIZE = FIXED_HEADER_SIZE + 7 + MAX_GRID * MAX_GRID * MAX_TOKENS_PER_TILE * MAX_BITS_PER_INDEX // 8 + 4
+MAX_FILE_SIZE = FIXED_HEADER_SIZE + 7 + MAX_GRID**2 * (1 + MAX_TOKENS_PER_TILE * MAX_BITS_PER_INDEX // 4) // 2 + 4
 
 _SIDE_BITS = (0, 8, 12, 16)
 _RESERVED_CUSTOM = 0b0111_0000
@@ -79,56 +89,13 @@ class ChecksumError(ContainerError):
     """The checksum does not match the bytes before it."""
 
 
-@dataclass(frozen=True)
-class Header:
-    """Everything a `.tok` file says besides its indices.
-
-    width, height: the original picture's, 1..65536 pixels. rows, columns: the tile grid, 1..256 each, never more
-    than pixels. tokens_per_tile: 1..256. bits_per_index: 1..16, the table's for a known model. model_id: 0 (custom)
-    or a key of `KNOWN_MODELS`. fingerprint: the first FINGERPRINT_SIZE bytes of the model's code fingerprint.
-    nested: whether the first k tokens are a valid code too; None means the table's for a known model and False for a
-    custom one.
-    """
-
-    width: int
-    height: int
-    rows: int
-    columns: int
-    tokens_per_tile: int
-    bits_per_index: int
-    model_id: int
-    fingerprint: bytes
-    nested: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.nested is None:
-            known = KNOWN_MODELS.get(self.model_id)
-            object.__setattr__(self, "nested", known is not None and known.nested)
-
-    @property
-    def tiles(self) -> int:
-        return self.rows * self.columns
-
-    @property
-    def model(self) -> str:
-        """The known model's name, or "custom"."""
-        known = KNOWN_MODELS.get(self.model_id)
-        return known.name if known else "custom"
-
-    @property
-    def payload_bytes(self) -> int:
-        return payload_size(self.tiles * self.tokens_per_tile, self.bits_per_index)
-
-
 def pack(header: Header, indices: Sequence[int]) -> bytes:
-    """The one valid file of this content. `indices`: tiles * tokens_per_tile of them, in file order, each below
+    """The one valid file of this content. `indices`: `header.indices` of them, in file order, each below
     2 ** bits_per_index. Raises UsageError for what the format cannot hold."""
-    _check_writable(header)
-    expected = header.tiles * header.tokens_per_tile
-    if len(indices) != expected:
-        raise UsageError(
-            f"{len(indices)} indices for {header.tiles} tiles of {header.tokens_per_tile} tokens: expected {expected}"
-        )
+    check_writable(header)
+    if len(indices) != header.indices:
+        most = f"{'at most ' * bool(header.shares)}{header.tokens_per_tile}"
+        raise UsageError(f"{len(indices)} indices for {header.tiles} tiles of {most} tokens: expected {header.indices}")
     body = _pack_header(header) + pack_indices(indices, header.bits_per_index)
     return body + _checksum(body)
 
@@ -136,10 +103,10 @@ def pack(header: Header, indices: Sequence[int]) -> bytes:
 def unpack(data: bytes, *, partial: bool = False, limits: Limits = DEFAULT_LIMITS) -> tuple[Header, list[int]]:
     """A whole file -> its header and its indices in file order.
 
-    With `partial`, data that was cut short anywhere after its header is accepted too: the largest k such that all
-    tiles have their first k tokens is kept, and the header returned has `tokens_per_tile` = k (`examine` says how many
-    were declared). The checksum of a cut file cannot be checked, so that its tokens may be wrong. A file that is whole
-    is checked in full all the same.
+    With `partial`, data that was cut short anywhere after its header is accepted too: the largest k whose indices are
+    all there is kept, and the header returned has `tokens_per_tile` = k (`examine` says how many were declared). The
+    checksum of a cut file cannot be checked, so that its tokens may be wrong. A file that is whole is checked in full
+    all the same.
 
     Raises a ContainerError of this module for the first broken rule, LimitExceededError beyond `limits`.
     """
@@ -152,11 +119,11 @@ def unpack(data: bytes, *, partial: bool = False, limits: Limits = DEFAULT_LIMIT
         )
     header = replace(header, tokens_per_tile=tokens)
     payload = data[start : start + header.payload_bytes]
-    return header, unpack_indices(payload, header.bits_per_index, header.tiles * tokens)
+    return header, unpack_indices(payload, header.bits_per_index, header.indices)
 
 
 class Examined(NamedTuple):
-    """What `examine` finds: the header as declared, how many tokens of every tile are there (0 too), and whether the
+    """What `examine` finds: the header as declared, the tokens_per_tile that is there (0 too), and whether the
     checksum is there and right."""
 
     header: Header
@@ -176,7 +143,7 @@ def read_header(data: bytes, *, partial: bool = False, limits: Limits = DEFAULT_
 
 
 def truncate(data: bytes, tokens_per_tile: int, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """The valid smaller file that keeps the first `tokens_per_tile` tokens of every tile.
+    """The valid smaller file that keeps the first `tokens_per_tile` tokens of every tile, or of fewer its share.
 
     It decodes to a poorer picture of the same photograph. It is the file that the encoder would have written for so
     many tokens if that did not search (effort 0); a search for fewer tokens finds other ones.
@@ -198,12 +165,13 @@ def truncate(data: bytes, tokens_per_tile: int, *, limits: Limits = DEFAULT_LIMI
             f"cannot truncate to {tokens_per_tile} tokens per tile: "
             f"the file has {header.tokens_per_tile}, and at least 1 must stay"
         )
-    return pack(replace(header, tokens_per_tile=tokens_per_tile), indices[: header.tiles * tokens_per_tile])
+    header = replace(header, tokens_per_tile=tokens_per_tile)
+    return pack(header, indices[: header.indices])
 
 
 def file_size(header: Header) -> int:
     """Bytes of the whole file that `pack` would make: header, payload and checksum."""
-    _check_writable(header)
+    check_writable(header)
     body = len(_pack_header(header)) + header.payload_bytes
     return body + _checksum_size(body)
 
@@ -219,9 +187,9 @@ def _parse(data: bytes, *, partial: bool, limits: Limits) -> tuple[Header, int]:
         if data[end:] != computed:
             raise ChecksumError(f"checksum at byte {end}: found {data[end:].hex()}, expected {computed.hex()}")
     if len(data) >= end:
-        check_padding(data, end, header.tiles * header.tokens_per_tile * header.bits_per_index)
+        check_padding(data, end, header.indices * header.bits_per_index)
     limits.check((header.width, header.height))
-    limits.check_indices(header.tiles, header.tokens_per_tile)
+    limits.check_indices(header.tiles, header.tokens_per_tile, header.indices if header.shares else None)
     return header, start
 
 
@@ -233,8 +201,12 @@ def _parse_header(data: bytes) -> tuple[Header, int]:
             raise MagicError("not a .tok file: it looks like base64 text, which --base64 decodes")
         raise MagicError(f"not a .tok file: it starts with {data[:4].hex(' ') or 'nothing'}, expected {MAGIC.hex(' ')}")
     flags, model_id, last_token, *fingerprint = _take(data, 4, 5)
-    if flags >> 5 != VERSION:
-        raise VersionError(f"format version at byte 4: found {flags >> 5}, expected {VERSION}")
+    version = flags >> 5
+    if not is_version(flags):
+        found = f"{version} without tiles" if version == SHARES_VERSION else version
+        raise VersionError(
+            f"format version at byte 4: found {found}, expected {VERSION}, or {SHARES_VERSION} with tiles"
+        )
     if flags & RESERVED_FLAGS:
         raise ReservedBitsError(f"reserved bits at byte 4: found {flags & RESERVED_FLAGS:02b}, expected 00")
     tokens = last_token + 1
@@ -253,10 +225,14 @@ def _parse_header(data: bytes) -> tuple[Header, int]:
         raise UnknownModelError(
             f"model id at byte 5: found {model_id}, expected 0..{max(KNOWN_MODELS)}; a newer titokc may know it"
         )
-    if known and not _fewest_tokens(known) <= tokens <= known.max_tokens:
+    if known and not fewest_tokens(known) <= tokens <= known.max_tokens:
         raise TokenCountError(
             f"tokens per tile at byte 6: found {tokens}, "
-            f"expected {_fewest_tokens(known)}..{known.max_tokens} for {known.name}"
+            f"expected {fewest_tokens(known)}..{known.max_tokens} for {known.name}"
+        )
+    if version == SHARES_VERSION and not nested:
+        raise TokenCountError(
+            f"format version at byte 4: found {version}, expected {VERSION} for a model whose codes are not nested"
         )
 
     width = height = DEFAULT_SIDE
@@ -270,7 +246,7 @@ def _parse_header(data: bytes) -> tuple[Header, int]:
         at += side_bits // 4
 
     rows = columns = 1
-    if flags >> 2 & 1:
+    if flags & GRID_FLAG:
         rows, columns = (side + 1 for side in _take(data, at, 2))
         if rows == columns == 1:
             raise NonCanonicalError(f"grid at byte {at}: found 1x1, which is stored as no grid")
@@ -280,13 +256,29 @@ def _parse_header(data: bytes) -> tuple[Header, int]:
                 f"expected at most one for each of {height} and {width} pixels"
             )
         at += 2
-    return Header(width, height, rows, columns, tokens, bits_per_index, model_id, bytes(fingerprint), nested), at
+
+    shares = b""
+    if version == SHARES_VERSION:
+        packed = _take(data, at, (rows * columns + 1) // 2)
+        shares = bytes.fromhex("0" + "0".join(packed.hex()))  # a share is a digit
+        if rows * columns % 2 and shares[-1]:
+            raise ReservedBitsError(
+                f"reserved bits at byte {at + len(packed) - 1}: found {shares[-1]:04b}, expected 0000"
+            )
+        shares = shares[: rows * columns]
+        if not any(shares):
+            raise NonCanonicalError(f"shares at byte {at}: all are 0, which is stored as version {VERSION}")
+        if 0 not in shares:
+            raise NonCanonicalError(f"shares at byte {at}: the least is {min(shares)}, expected 0")
+        at += len(packed)
+    model = bits_per_index, model_id, bytes(fingerprint), nested
+    return Header(width, height, rows, columns, tokens, *model, shares), at
 
 
 def _pack_header(header: Header) -> bytes:
     size_class = _size_class(header.width, header.height)
     tiled = header.tiles > 1
-    flags = VERSION << 5 | size_class << 3 | tiled << 2
+    flags = header.version << 5 | size_class << 3 | (GRID_FLAG if tiled else 0)
     out = MAGIC + bytes((flags, header.model_id, header.tokens_per_tile - 1)) + header.fingerprint
     if header.model_id == CUSTOM_MODEL_ID:
         out += bytes((bool(header.nested) << 7 | header.bits_per_index - 1,))
@@ -295,6 +287,8 @@ def _pack_header(header: Header) -> bytes:
         out += (header.width - 1 << side_bits | header.height - 1).to_bytes(side_bits // 4, "big")
     if tiled:
         out += bytes((header.rows - 1, header.columns - 1))
+    if header.shares:
+        out += bytes.fromhex(header.shares.hex()[1::2] + "0" * (header.tiles % 2))  # a share is a digit
     return out
 
 
@@ -313,11 +307,6 @@ def _size_class(width: int, height: int) -> int:
     return 1 if longest <= 1 << _SIDE_BITS[1] else 2 if longest <= 1 << _SIDE_BITS[2] else 3
 
 
-def _fewest_tokens(known: KnownModel) -> int:
-    """A nested model's file may have been truncated to a single token; the others have one length."""
-    return 1 if known.nested else known.max_tokens
-
-
 def _checksum_size(body_size: int) -> int:
     return 2 if body_size + 2 <= SHORT_FILE_SIZE else 4
 
@@ -329,37 +318,7 @@ def _checksum(body: bytes | memoryview) -> bytes:
 
 
 def _whole_tokens(data: bytes, header: Header, start: int) -> int:
-    """The largest k such that all tiles have their first k tokens in whole or cut data."""
-    return min(header.tokens_per_tile, (len(data) - start) * 8 // (header.tiles * header.bits_per_index))
-
-
-def _check_range(name: str, value: int, largest: int) -> None:
-    if not 1 <= value <= largest:
-        raise UsageError(f"{name} is {value}, expected 1..{largest}")
-
-
-def _check_writable(header: Header) -> None:
-    """UsageError for a header that the format cannot hold."""
-    _check_range("width", header.width, MAX_SIDE)
-    _check_range("height", header.height, MAX_SIDE)
-    _check_range("rows", header.rows, min(MAX_GRID, header.height))
-    _check_range("columns", header.columns, min(MAX_GRID, header.width))
-    _check_range("tokens_per_tile", header.tokens_per_tile, MAX_TOKENS_PER_TILE)
-    check_index_bits(header.bits_per_index)
-    if len(header.fingerprint) != FINGERPRINT_SIZE:
-        raise UsageError(f"fingerprint of {len(header.fingerprint)} bytes, expected the first {FINGERPRINT_SIZE}")
-    if header.model_id == CUSTOM_MODEL_ID:
-        return
-    known = KNOWN_MODELS.get(header.model_id)
-    if known is None:
-        raise UsageError(f"model id {header.model_id} is not in the table, expected 0..{max(KNOWN_MODELS)}")
-    if (header.bits_per_index, header.nested) != (known.bits_per_index, known.nested):
-        raise UsageError(
-            f"{known.name} has {known.bits_per_index} bits per index and nested {known.nested}; "
-            f"the header says {header.bits_per_index} and {header.nested}"
-        )
-    if not _fewest_tokens(known) <= header.tokens_per_tile <= known.max_tokens:
-        raise UsageError(
-            f"{header.tokens_per_tile} tokens per tile, "
-            f"expected {_fewest_tokens(known)}..{known.max_tokens} for {known.name}"
-        )
+    """The largest tokens_per_tile whose indices are all there in whole or cut data."""
+    there = (len(data) - start) * 8 // header.bits_per_index
+    counts = range(1, header.tokens_per_tile + 1)
+    return bisect(counts, there, key=lambda tokens: replace(header, tokens_per_tile=tokens).indices)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 MAGIC = b"\xf5tok"
 VERSION = 1
+# Of files whose tiles have unequal numbers of tokens.
+SHARES_VERSION = 2
 CUSTOM_MODEL_ID = 0
 
 

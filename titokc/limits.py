@@ -30,12 +30,11 @@ class Limits:
         if max(width, height) > self.max_side:
             raise LimitExceededError(f"{width}x{height}: the limit is {self.max_side} pixels a side", "max_side")
 
-    def check_indices(self, tiles: int, tokens: int) -> None:
-        """Raises LimitExceededError for too many indices in `tiles` of `tokens` each."""
-        if tiles * tokens > self.max_indices:
-            raise LimitExceededError(
-                f"{tiles} tiles of {tokens} tokens; the limit is {self.max_indices} in all", "max_indices"
-            )
+    def check_indices(self, tiles: int, tokens: int, indices: int | None = None) -> None:
+        """Raises LimitExceededError for too many indices: `tokens` in each of `tiles`, or `indices` in all of them."""
+        if (tiles * tokens if indices is None else indices) > self.max_indices:
+            found = f"{tiles} tiles of {tokens} tokens" if indices is None else f"{indices} tokens in {tiles} tiles"
+            raise LimitExceededError(f"{found}; the limit is {self.max_indices} in all", "max_indices")
 
 
 DEFAULT_LIMITS = Limits()

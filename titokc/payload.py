@@ -14,12 +14,13 @@ from bitarray import bitarray
 from bitarray.util import ba2int, int2ba
 
 from titokc.errors import ContainerError, LimitExceededError, UsageError
-from titokc.ids import MAGIC, VERSION
+from titokc.ids import MAGIC, SHARES_VERSION, VERSION
 from titokc.limits import DEFAULT_LIMITS, Limits
 
 MAX_BITS_PER_INDEX = 16
-# Of the header's fifth byte, below the version: bits that are 0.
-RESERVED_FLAGS = 0b11
+# Of the header's fifth byte, below the version: bits that are 0, and the one of a file with tiles.
+RESERVED_FLAGS = 0b011
+GRID_FLAG = 0b100
 
 _SPACE = " \t\r\n\f\v"
 _FOREIGN = re.compile(f"[^A-Za-z0-9+/_={_SPACE}-]")
@@ -73,9 +74,14 @@ def payload_size(count: int, bits_per_index: int) -> int:
     return (count * bits_per_index + 7) // 8
 
 
+def is_version(flags: int) -> bool:
+    """Whether a header's fifth byte is of a version that we read: 1, or with tiles 2."""
+    return flags >> 5 == VERSION or (flags >> 5 == SHARES_VERSION and flags & GRID_FLAG != 0)
+
+
 def is_tok(data: bytes) -> bool:
-    """Whether the data starts like a `.tok` file of this version, as 1 in 2 ** 37 random ones do."""
-    return data[:4] == MAGIC and len(data) > 4 and data[4] >> 5 == VERSION and not data[4] & RESERVED_FLAGS
+    """Whether the data starts like a `.tok` file of these versions, as 3 in 2 ** 38 random ones do."""
+    return data[:4] == MAGIC and len(data) > 4 and is_version(data[4]) and not data[4] & RESERVED_FLAGS
 
 
 def looks_like_base64(data: bytes) -> bool:
