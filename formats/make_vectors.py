@@ -1,4 +1,4 @@
-"""Writes the conformance vectors of `.tok` version 1 and their manifest; `tok_reference` makes the bytes.
+"""Writes the conformance vectors of `.tok`, versions 1 and 2, and their manifest; `tok_reference` makes the bytes.
 
 Vectors are frozen: a file that exists with other bytes is an error, never overwritten. New ones may be appended.
 `python make_vectors.py [DIRECTORY]` (default: vectors/ beside this script).
@@ -9,16 +9,18 @@ import json
 import sys
 from pathlib import Path
 
-from tok_reference import MODELS, RefusedError, add_checksum, read, write
+from tok_reference import MODELS, RefusedError, add_checksum, count_of, read, write
 
 NANO, CUSTOM = 1, 0
 
 
-def content(model_id=NANO, tokens=None, size=(256, 256), grid=(1, 1), bits=None, nested=None, indices=None):
+def content(
+    model_id=NANO, tokens=None, size=(256, 256), grid=(1, 1), bits=None, nested=None, indices=None, shares=None
+):
     model = MODELS[model_id]
     bits = bits or model["bits_per_index"]
     tokens = tokens or model["max_tokens"]
-    count = grid[0] * grid[1] * tokens
+    count = sum(count_of(tokens, share) for share in shares or [0] * (grid[0] * grid[1]))
     return {
         "width": size[0],
         "height": size[1],
@@ -29,6 +31,7 @@ def content(model_id=NANO, tokens=None, size=(256, 256), grid=(1, 1), bits=None,
         "model_id": model_id,
         "fingerprint": f"{0xC0DE + model_id:04x}",
         "nested": model["nested"] if nested is None else nested,
+        **({"shares": shares} if shares else {}),
         # An odd multiplier visits all values of so many bits before it repeats one.
         "indices": indices or [40503 * (position + 1) % 2**bits for position in range(count)],
     }
@@ -62,7 +65,20 @@ def valid() -> dict[str, dict]:
         "over-default-limits-9460x9459": content(tokens=32, size=(9460, 9459)),
     }
     released = {row["name"]: content(row["id"]) for row in MODELS.values() if row["name"].startswith("titok-")}
-    return vectors | released
+    shared = {
+        "nano-1-2x2-tiles-of-4-shares": content(tokens=32, size=(512, 512), grid=(2, 2), shares=[0, 3, 7, 15]),
+        "nano-1-3-tiles-of-2-shares": content(tokens=33, size=(300, 200), grid=(1, 3), shares=[5, 0, 0]),
+        "nano-1-4x4-tiles-of-all-shares": content(size=(1024, 1024), grid=(4, 4), shares=[*range(16)]),
+        "nano-1-shares-truncated-to-5-tokens": content(tokens=5, size=(512, 512), grid=(2, 2), shares=[0, 3, 7, 15]),
+        "nano-1-shares-truncated-to-1-token": content(tokens=1, size=(512, 512), grid=(2, 2), shares=[0, 3, 7, 15]),
+        "custom-256-tokens-of-1-bit-in-all-shares": content(
+            CUSTOM, 256, grid=(16, 1), bits=1, nested=True, shares=[*range(15, -1, -1)]
+        ),
+        "custom-195-tiles-of-13-shares-crc-32": content(
+            CUSTOM, 50, (640, 480), (13, 15), 8, True, shares=[tile * 5 % 13 for tile in range(195)]
+        ),
+    }
+    return vectors | released | shared
 
 
 def changed(data: bytes, at: int, value: int) -> bytes:
@@ -85,6 +101,9 @@ def invalid() -> dict[str, bytes]:
     wide = write(content(tokens=32, size=(768, 512)))
     tiled = write(content(tokens=32, size=(768, 512), grid=(2, 3)))
     long = write(content(CUSTOM, 157, grid=(2, 13), bits=8, nested=True))
+    shared = write(content(tokens=32, size=(512, 512), grid=(2, 2), shares=[0, 3, 7, 15]))
+    third = write(content(tokens=33, size=(300, 200), grid=(1, 3), shares=[5, 0, 0]))
+    nested = write(content(CUSTOM, 8, grid=(2, 1), bits=10, nested=True, shares=[0, 4]))
     vectors = {
         "MagicError-empty": b"",
         "MagicError-3-bytes": good[:3],
@@ -135,6 +154,29 @@ def invalid() -> dict[str, bytes]:
         "ChecksumError-long-file": long[:100] + bytes([long[100] ^ 1]) + long[101:],
         "PaddingError-lowest-bit": changed(odd, -1, odd[-3] | 1),
         "PaddingError-all-bits": changed(odd, -1, odd[-3] | 15),
+        "VersionError-2-without-tiles": changed(shared, 4, shared[4] & ~4),
+        "VersionError-3-with-tiles": changed(shared, 4, shared[4] ^ 0x20),
+        "ReservedBitsError-version-2-flags-bit-0": changed(shared, 4, shared[4] | 1),
+        "ReservedBitsError-half-a-byte-after-3-shares": changed(third, 15, third[15] | 8),
+        "TokenCountError-version-2-of-titok-l-32": changed(shared, 5, 2),
+        "TokenCountError-version-2-of-a-custom-model-that-is-not-nested": changed(nested, 9, nested[9] & 0x7F),
+        "TokenCountError-version-2-nano-1-129": changed(shared, 6, 128),
+        "NonCanonicalError-version-2-1x1-grid": inserted(good, 9, b"\x00\x00\x00", 0x44),
+        "NonCanonicalError-all-shares-0": inserted(tiled, 14, bytes(3), tiled[4] ^ 0x60),
+        "NonCanonicalError-no-share-0": changed(shared, 14, 0x13),
+        "GridError-version-2-before-its-shares": inserted(good, 9, b"\xff\x01\x02\x00", 0x4C),
+        "TruncatedError-before-the-shares": shared[:14],
+        "TruncatedError-in-the-shares": shared[:15],
+        "TruncatedError-after-the-shares": shared[:16],
+        "TruncatedError-3-of-4-tiles-have-token-0": shared[:16] + shared[16 : 16 + 5],
+        "TruncatedError-each-of-4-tiles-has-token-0": shared[: 16 + 6],
+        "TruncatedError-all-tiles-have-31-of-32-tokens-by-share": shared[: -2 - 3],
+        "TruncatedError-30-tokens-by-share-and-2-of-3-tiles-more": shared[: -2 - 4],
+        "TruncatedError-version-2-no-checksum": shared[:-2],
+        "TrailingDataError-as-long-as-without-shares": shared[:-2].ljust(16 + 4 * 32 * 12 // 8, b"\0") + b"\0\0",
+        "TruncatedError-share-of-7-tokens-more": shared[:15] + bytes([shared[15] ^ 8]) + shared[16:],
+        "ChecksumError-share-bit": shared[:15] + bytes([shared[15] ^ 1]) + shared[16:],
+        "PaddingError-version-2": changed(third, -1, third[-3] | 1),
     }
     return {f"{name}.tok": data for name, data in vectors.items()}
 

@@ -35,6 +35,15 @@ def sides() -> SearchStrategy[int]:
 
 
 @composite
+def shares(draw, header: Header) -> bytes:
+    """None, or those of a header that can have them: one is 0 and one is not."""
+    if not header.nested or header.tiles == 1 or draw(booleans()):
+        return b""
+    found = draw(binary(min_size=header.tiles - 2, max_size=header.tiles - 2))
+    return bytes(draw(strategies.permutations([0, draw(integers(1, 15)), *(byte & 15 for byte in found)])))
+
+
+@composite
 def headers(draw) -> Header:
     """Any header that can be written, of at most 300 indices."""
     width, height = draw(sides()), draw(sides())
@@ -49,16 +58,21 @@ def headers(draw) -> Header:
         tokens = model.max_tokens
     else:
         tokens, bits = draw(integers(1, min(most, 256))), draw(integers(1, 16))
-        return Header(width, height, rows, columns, tokens, bits, 0, fingerprint, draw(booleans()))
-    return Header(width, height, rows, columns, tokens, model.bits_per_index, model.id, fingerprint)
+        header = Header(width, height, rows, columns, tokens, bits, 0, fingerprint, draw(booleans()))
+        return replace(header, shares=draw(shares(header)))
+    header = Header(width, height, rows, columns, tokens, model.bits_per_index, model.id, fingerprint)
+    return replace(header, shares=draw(shares(header)))
+
+
+def fewer(header: Header, tokens: int) -> Header:
+    return replace(header, tokens_per_tile=tokens)
 
 
 @composite
 def files(draw) -> tuple[Header, list[int]]:
     header = draw(headers())
     source = draw(strategies.randoms(use_true_random=False))
-    count = header.tiles * header.tokens_per_tile
-    return header, [source.randrange(1 << header.bits_per_index) for _ in range(count)]
+    return header, [source.randrange(1 << header.bits_per_index) for _ in range(header.indices)]
 
 
 @given(files())
@@ -70,6 +84,7 @@ def test_what_was_packed_is_unpacked_by_both_implementations(file):
     found = reference.read(data)
     assert found["indices"] == indices
     assert reference.write(found) == data
+    assert tuple(map(len, reference.tokens_of_tiles(found))) == header.counts
 
 
 @given(files(), integers(0, 2000))
@@ -78,9 +93,10 @@ def test_a_cut_file_gives_the_largest_number_of_whole_tokens(file, length):
     data = pack(header, indices)[:length]
     start = container.file_size(header) - header.payload_bytes
     start -= 2 if container.file_size(header) <= container.SHORT_FILE_SIZE else 4
-    tokens = min(header.tokens_per_tile, max(0, (len(data) - start) * 8 // (header.tiles * header.bits_per_index)))
+    there = max(0, (len(data) - start) * 8 // header.bits_per_index)
+    tokens = sum(fewer(header, tokens).indices <= there for tokens in range(1, header.tokens_per_tile + 1))
     if tokens:
-        expected = replace(header, tokens_per_tile=tokens), indices[: tokens * header.tiles]
+        expected = fewer(header, tokens), indices[: fewer(header, tokens).indices]
         assert unpack(data, partial=True, limits=NO_LIMITS) == expected
     else:
         with pytest.raises(container.MagicError if length < 4 else container.TruncatedError):
@@ -92,7 +108,7 @@ def test_truncating_is_packing_fewer_tokens(file, tokens):
     header, indices = file
     tokens = min(tokens, header.tokens_per_tile)
     if header.nested:
-        expected = pack(replace(header, tokens_per_tile=tokens), indices[: tokens * header.tiles])
+        expected = pack(fewer(header, tokens), indices[: fewer(header, tokens).indices])
         assert truncate(pack(header, indices), tokens, limits=NO_LIMITS) == expected
 
 

@@ -15,11 +15,13 @@ import pytest
 from titokc import container, tiling
 from titokc.container import Header, pack, read_header, truncate, unpack
 from titokc.errors import ContainerError, LimitExceededError
+from titokc.header import FACTORS
 from titokc.limits import DEFAULT_LIMITS, Limits
 
 FORMATS = Path(__file__).parents[1] / "formats"
 VECTORS = FORMATS / "vectors"
 SPEC = (FORMATS / "tok-v1.md").read_text("utf-8")
+SPEC_2 = (FORMATS / "tok-v2.md").read_text("utf-8")
 MANIFEST = json.loads((VECTORS / "manifest.json").read_text("utf-8"))
 NO_LIMITS = Limits(1 << 32, 1 << 16, 1 << 24)
 FIELDS = ("width", "height", "rows", "columns", "tokens_per_tile", "bits_per_index", "model_id")
@@ -28,8 +30,12 @@ ERRORS = {error.__name__ for error in ContainerError.__subclasses__() if error._
 # Those that no whole file can give.
 PAYLOAD_ERRORS = {"TextError", "FormError", "IndexRangeError"}
 # The vectors as first published: new ones go to the end of their list, and none of these changes.
-FROZEN = MANIFEST["valid"][:30] + MANIFEST["invalid"][:49]
-FROZEN_SHA256 = "2419ddf7f9f2d232be0610fdb489eebade574ad1168c15b62c47e99dfd6aef7b"
+FROZEN = {
+    "2419ddf7f9f2d232be0610fdb489eebade574ad1168c15b62c47e99dfd6aef7b": MANIFEST["valid"][:30]
+    + MANIFEST["invalid"][:49],
+    "5135c8d6194f637b0faa288a334d6096281edebb3d158367b31307df1eaab98a": MANIFEST["valid"][30:37]
+    + MANIFEST["invalid"][49:72],
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +52,10 @@ def scripts():
         del sys.modules[module.__name__]
 
 
-def table(*columns: str) -> list[list[str]]:
+def table(*columns: str, spec: str = SPEC) -> list[list[str]]:
     """The rows of the specification's table with these column names."""
     head = re.escape("| " + " | ".join(columns) + " |\n")
-    (body,) = re.findall(head + r"\|[-|]+\|\n((?:\|.*\|\n)+)", SPEC)
+    (body,) = re.findall(head + r"\|[-|]+\|\n((?:\|.*\|\n)+)", spec)
     return [[cell.strip() for cell in line[1:-1].split("|")] for line in body.splitlines()]
 
 
@@ -59,7 +65,8 @@ def vector(row: dict) -> bytes:
 
 def header_of(row: dict) -> Header:
     values = {name: row[name] for name in FIELDS}
-    return Header(**values, fingerprint=bytes.fromhex(row["fingerprint"]), nested=row["nested"])
+    fingerprint, shares = bytes.fromhex(row["fingerprint"]), bytes(row.get("shares", []))
+    return Header(**values, fingerprint=fingerprint, nested=row["nested"], shares=shares)
 
 
 def by_file(rows: list[dict]) -> pytest.MarkDecorator:
@@ -67,9 +74,11 @@ def by_file(rows: list[dict]) -> pytest.MarkDecorator:
 
 
 class TestVectors:
-    def test_they_are_as_first_published(self):
-        listed = "".join(f"{row['file']} {row['sha256']}\n" for row in sorted(FROZEN, key=lambda row: row["file"]))
-        assert hashlib.sha256(listed.encode()).hexdigest() == FROZEN_SHA256
+    @pytest.mark.parametrize("frozen", FROZEN)
+    def test_they_are_as_first_published(self, frozen):
+        rows = sorted(FROZEN[frozen], key=lambda row: row["file"])
+        listed = "".join(f"{row['file']} {row['sha256']}\n" for row in rows)
+        assert hashlib.sha256(listed.encode()).hexdigest() == frozen
 
     def test_the_manifest_lists_every_file_and_its_hash(self):
         rows = MANIFEST["valid"] + MANIFEST["invalid"]
@@ -153,7 +162,8 @@ class TestVectors:
                 content = reference.read(vector(row))
                 tokens = content["tokens_per_tile"] // 2
                 content |= {"tokens_per_tile": tokens}
-                content["indices"] = content["indices"][: tokens * content["rows"] * content["columns"]]
+                count = sum(map(len, reference.tokens_of_tiles(content)))
+                content["indices"] = content["indices"][:count]
                 assert truncate(vector(row), tokens) == reference.write(content)
 
 
@@ -222,8 +232,52 @@ class TestSpecification:
             assert [start for start, _ in spans] == list(map(int, starts.split()))
             assert [stop for _, stop in spans] == [*map(int, starts.split()[1:]), int(pixels)]
 
-    def test_files_named_in_it_exist(self):
-        assert {name for name in re.findall(r"\]\(([^)]+)\)", SPEC) if not (FORMATS / name).exists()} == set()
+    @pytest.mark.parametrize("spec", [SPEC, SPEC_2], ids=["1", "2"])
+    def test_files_named_in_it_exist(self, spec):
+        assert {name for name in re.findall(r"\]\(([^)]+)\)", spec) if not (FORMATS / name).exists()} == set()
+
+
+class TestSpecificationOfVersion2:
+    def test_the_worked_example(self, scripts):
+        reference, _ = scripts
+        (block,) = re.findall(r"```hex\n(.*?)```", SPEC_2, re.DOTALL)
+        data = bytes.fromhex(block)
+        header = Header(512, 512, 2, 2, 4, 12, 1, b"\xc0\xdf", shares=b"\0\1\4\x08")
+        indices = [0x123, 0x456, 0x789, 0xABC, 0xDEF, 0x012, 0x345, 0x678, 0x9AB, 0xCDE]
+        assert unpack(data) == (header, indices)
+        assert reference.read(data)["indices"] == indices
+        tiles = re.findall(r"[Tt]ile \d has(?: the indices)?((?: [0-9a-f]{3})+)", SPEC_2.replace("\n", " "))
+        assert [[int(index, 16) for index in tile.split()] for tile in tiles] == reference.tokens_of_tiles(
+            reference.read(data)
+        )
+        rows = table("bytes", "field", "meaning", spec=SPEC_2)
+        assert bytes.fromhex("".join(row[0].strip("`") for row in rows)) == data
+
+    def test_the_table_of_shares(self, scripts):
+        reference, _ = scripts
+        rows = table("share", "F", "of 128", "of 32", "of 8", spec=SPEC_2)
+        assert [int(row[0]) for row in rows] == list(range(16))
+        assert [int(row[1]) for row in rows] == list(FACTORS)
+        for column, tokens in enumerate((128, 32, 8), 2):
+            counts = [int(row[column]) for row in rows]
+            assert counts == container.possible_counts(tokens)
+            assert counts == [reference.count_of(tokens, share) for share in range(16)]
+        exact = [65536 / 2 ** (share / 4) for share in range(16)]
+        assert all(factor <= value < factor + 1 for factor, value in zip(FACTORS, exact, strict=True))
+
+    def test_its_reasons_for_refusal_have_names(self):
+        assert {row[2] for row in table("step", "rule", "error", spec=SPEC_2)} <= ERRORS
+
+    def test_the_tiles_take_turns_alike_in_both_implementations(self, scripts):
+        reference, _ = scripts
+        for row in MANIFEST["valid"]:
+            if "over_default_limits" not in row:
+                header, indices = unpack(vector(row))
+                tiles: list[list[int]] = [[] for _ in range(header.tiles)]
+                for tile, index in zip(container.tile_order(header), indices, strict=True):
+                    tiles[tile].append(index)
+                assert tiles == reference.tokens_of_tiles(reference.read(vector(row)))
+                assert tuple(map(len, tiles)) == header.counts
 
 
 class TestDefinitions:
@@ -234,7 +288,9 @@ class TestDefinitions:
         lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
         for row, line in zip(rows, lines, strict=True):
             model = header_of(row).model.replace("custom", "custom model")
-            assert line == f"titokc picture, version 1, {model}, tokens per tile: {row['tokens_per_tile']}"
+            tokens = f"{'at most ' if 'shares' in row else ''}{row['tokens_per_tile']}"
+            version = 2 if "shares" in row else 1
+            assert line == f"titokc picture, version {version}, {model}, tokens per tile: {tokens}"
         command[1:2] = ["--brief", "--mime-type"]
         kinds = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
         assert set(kinds) == {container.MIME_TYPE}

@@ -16,6 +16,7 @@ from titokc.payload import (
     TrailingDataError,
     TruncatedError,
     check_indices,
+    is_tok,
     pack_bare,
     to_text,
     unpack_bare,
@@ -170,6 +171,12 @@ class TestOtherForms:
         with pytest.raises(FormError) as caught:
             unpack_text(data, 12, partial=partial)
         assert str(caught.value).startswith(message)
+
+    def test_files_of_version_2_are_files_and_have_tiles(self):
+        for flags, whether in {0x44: True, 0x5C: True, 0x40: False, 0x46: False, 0x64: False}.items():
+            assert is_tok(b"\xf5tok" + bytes([flags])) == whether
+        with pytest.raises(FormError, match=r"this is a \.tok file, not a bare payload"):
+            unpack_bare(b"\xf5tok\x44\x01", 12)
 
     @pytest.mark.parametrize("partial", [False, True])
     def test_a_bare_payload_as_text(self, partial):

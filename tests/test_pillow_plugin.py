@@ -59,6 +59,12 @@ def test_opening_tells_size_and_loads_when_needed(tok, tiny):
         assert image.getpixel((0, 0)) == titokc.decode(tok).getpixel((0, 0))
 
 
+def test_the_most_tokens_of_tiles_with_unequal_numbers(tmp_path):
+    path = Path(__file__).parents[1] / "formats" / "vectors" / "valid" / "nano-1-2x2-tiles-of-4-shares.tok"
+    with Image.open(path) as image:
+        assert (image.size, image.info) == ((512, 512), {"model": "nano-1", "tokens_per_tile": 32})
+
+
 def test_another_look_is_asked_for_on_loading(photo, tmp_path):
     path = tmp_path / "looks.tok"
     path.write_bytes(titokc.Codec("nano", device="cpu").encode(photo(), tokens=32, effort=0))

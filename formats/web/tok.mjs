@@ -1,11 +1,12 @@
-// A reader of .tok files in JavaScript, for browsers and Node: bytes -> indices (tok-v1.md), indices -> coefficients in
-// integers (nano-code.md), coefficients -> pictures with the graphs of `titokc models export --onnx` (onnx.md), and
+// A reader of .tok files in JavaScript, for browsers and Node: bytes -> indices (tok-v1.md, tok-v2.md), indices ->
+// coefficients in integers (nano-code.md), coefficients -> pictures with the graphs of `titokc models export --onnx` (onnx.md), and
 // tiles -> a picture of the size that the header says. No dependency but the ONNX Runtime that `Decoder.open` is given.
 
 export const LIMITS = { pixels: 89478485, side: 16384, indices: 1048576 };
 const MAGIC = [0xf5, 0x74, 0x6f, 0x6b];
+const FACTORS = [65536, 55108, 46340, 38967, 32768, 27554, 23170, 19483, 16384, 13777, 11585, 9741, 8192, 6888, 5792, 4870];
 
-/** What is wrong with a file; `name` is the rule's in tok-v1.md. */
+/** What is wrong with a file; `name` is the rule's in tok-v1.md or tok-v2.md. */
 export class TokError extends Error {
   constructor(name, message) {
     super(message);
@@ -35,9 +36,13 @@ function crc32(data) {
   return [24, 16, 8, 0].map((shift) => (~register >>> shift) & 0xff);
 }
 
+/** The tokens of a tile with this share, where the most are `tokens`. */
+const countOf = (tokens, share) => Math.max(1, (tokens * FACTORS[share]) >> 16);
+
 /**
- * Uint8Array -> {width, height, rows, columns, tokens, declared, bits, model, name, nested, fingerprint, indices,
- * start, end}; indices are in the file's order, in its bytes from start to end. models: the rows of ids.json. partial: of a file that was cut short, what is there.
+ * Uint8Array -> {width, height, rows, columns, tokens, declared, bits, id, name, nested, fingerprint, shares, indices,
+ * start, end}; tokens are the most that a tile has, by its share of 0..15; indices are in the file's order, in its
+ * bytes from start to end. models: the rows of ids.json. partial: of a file that was cut short, what is there.
  */
 export function parse(data, models, { partial = false, limits = LIMITS } = {}) {
   const fail = (name, message) => {
@@ -61,9 +66,12 @@ export function parse(data, models, { partial = false, limits = LIMITS } = {}) {
 
   need(40);
   const version = take(3);
-  if (version !== 1) fail("VersionError", `format version at byte 4: found ${version}, expected 1`);
   const sideBits = [0, 8, 12, 16][take(2)];
   const tiled = take(1);
+  if (version !== 1 && !(version === 2 && tiled)) {
+    const found = version === 2 ? "2 without tiles" : version;
+    fail("VersionError", `format version at byte 4: found ${found}, expected 1, or 2 with tiles`);
+  }
   if (take(2)) fail("ReservedBitsError", "reserved bits at byte 4: expected 00");
   const id = take(8);
   const declared = take(8) + 1;
@@ -78,6 +86,9 @@ export function parse(data, models, { partial = false, limits = LIMITS } = {}) {
   } else if (declared > row.max_tokens || (declared < row.max_tokens && !row.nested)) {
     const expected = row.nested ? `1..${row.max_tokens}` : row.max_tokens;
     fail("TokenCountError", `tokens per tile at byte 6: found ${declared}, expected ${expected} for ${row.name}`);
+  }
+  if (version === 2 && !row.nested) {
+    fail("TokenCountError", "format version at byte 4: found 2, expected 1 for a model whose codes are not nested");
   }
   let [width, height, rows, columns] = [256, 256, 1, 1];
   if (sideBits) {
@@ -94,9 +105,19 @@ export function parse(data, models, { partial = false, limits = LIMITS } = {}) {
       fail("GridError", `found ${rows} rows and ${columns} columns, expected at most one a pixel of ${width}x${height}`);
     }
   }
+  const tiles = rows * columns;
+  const shares = Array(tiles).fill(0);
+  if (version === 2) {
+    need(4 * tiles);
+    for (let tile = 0; tile < tiles; tile++) shares[tile] = take(4);
+    if (tiles % 2 && take(4)) fail("ReservedBitsError", `reserved bits at byte ${at / 8 - 1}: expected 0000`);
+    if (shares.every((share) => !share)) fail("NonCanonicalError", "all shares are 0, which is stored as version 1");
+    if (!shares.includes(0)) fail("NonCanonicalError", "no share is 0, the least must be");
+  }
 
-  const [tiles, bits, start] = [rows * columns, row.bits_per_index, at / 8];
-  const end = Math.ceil((at + tiles * declared * bits) / 8);
+  const totalOf = (tokens) => shares.reduce((total, share) => total + countOf(tokens, share), 0);
+  const [bits, start] = [row.bits_per_index, at / 8];
+  const end = Math.ceil((at + totalOf(declared) * bits) / 8);
   const size = end + (end + 2 <= 4095 ? 2 : 4);
   if (data.length < size && !partial) {
     fail("TruncatedError", `the file is cut short: found ${data.length} bytes, expected ${size}`);
@@ -109,11 +130,12 @@ export function parse(data, models, { partial = false, limits = LIMITS } = {}) {
       fail("ChecksumError", `checksum at byte ${end}: found ${hex(found)}, expected ${hex(computed)}`);
     }
   }
-  const filling = (8 - ((at + tiles * declared * bits) % 8)) % 8;
+  const filling = (8 - ((at + totalOf(declared) * bits) % 8)) % 8;
   if (data.length >= end && data[end - 1] & ((1 << filling) - 1)) {
     fail("PaddingError", `padding bits at byte ${end - 1}: expected zeros`);
   }
-  const tokens = Math.min(declared, Math.floor((8 * data.length - at) / (tiles * bits)));
+  let tokens = declared;
+  while (tokens && totalOf(tokens) * bits > 8 * data.length - at) tokens--;
   if (!tokens) fail("TruncatedError", "no token of every tile is left");
   if (Math.max(width, height) > limits.side) {
     fail("LimitExceededError", `the header declares ${width}x${height} pixels; the limit is ${limits.side} a side`);
@@ -121,12 +143,25 @@ export function parse(data, models, { partial = false, limits = LIMITS } = {}) {
   if (width * height > limits.pixels) {
     fail("LimitExceededError", `the header declares ${width}x${height} pixels; the limit is ${limits.pixels}`);
   }
-  if (tiles * declared > limits.indices) {
-    fail("LimitExceededError", `the header declares ${tiles} tiles of ${declared} tokens; the limit is ${limits.indices}`);
+  if (totalOf(declared) > limits.indices) {
+    fail("LimitExceededError", `the header declares ${totalOf(declared)} tokens; the limit is ${limits.indices}`);
   }
-  const indices = Array.from({ length: tiles * tokens }, () => take(bits));
+  const indices = Array.from({ length: totalOf(tokens) }, () => take(bits));
   const { name, nested } = row;
-  return { width, height, rows, columns, tokens, declared, bits, id, name, nested, fingerprint, indices, start, end };
+  const model = { bits, id, name, nested, fingerprint };
+  return { width, height, rows, columns, tokens, declared, ...model, shares, indices, start, end };
+}
+
+/** What `parse` gave -> the indices of each tile, tiles row by row. */
+export function tokensOfTiles({ tokens, shares, indices }) {
+  const tiles = shares.map(() => []);
+  let at = 0;
+  for (let most = 1; most <= tokens; most++) {
+    tiles.forEach((tile, n) => {
+      if (tile.length < countOf(most, shares[n])) tile.push(indices[at++]);
+    });
+  }
+  return tiles;
 }
 
 // ---- indices -> coefficients
@@ -349,11 +384,9 @@ export class Decoder {
   /** What `read` gave -> the picture. look: one of about.looks. done: called with the number of tiles after each. */
   async decode(header, look = "faithful", done = () => {}) {
     const tiles = [];
-    const count = header.rows * header.columns;
-    for (let tile = 0; tile < count; tile++) {
-      const indices = Array.from({ length: header.tokens }, (_, k) => header.indices[k * count + tile]);
+    for (const indices of tokensOfTiles(header)) {
       tiles.push(await this.#tile(indices, look));
-      await done(tile + 1);
+      await done(tiles.length);
     }
     return assemble(tiles, header);
   }

@@ -101,13 +101,14 @@ def repaired(data: bytes) -> bytes:
     """The same content with magic, version, filling bits, length and checksum made right, where that is possible."""
     body = bytearray(container.MAGIC + data[4:])
     if len(body) > 4:
-        body[4] = container.VERSION << 5 | body[4] & 0x1C
+        version = data[4] >> 5 if payload.is_version(data[4]) else container.VERSION
+        body[4] = version << 5 | body[4] & 0x1C
     try:
         header = container.read_header(bytes(body), partial=True)
-        payload_bits = header.tiles * header.tokens_per_tile * header.bits_per_index
+        payload_bits = header.indices * header.bits_per_index
         start = container.file_size(header) - header.payload_bytes
         start -= 2 if container.file_size(header) <= container.SHORT_FILE_SIZE else 4
-        if max(header.payload_bytes, header.tiles * header.tokens_per_tile) <= LONGEST_REPAIR:
+        if max(header.payload_bytes, header.indices) <= LONGEST_REPAIR:
             body = body[: start + header.payload_bytes].ljust(start + header.payload_bytes, b"\0")
             body[-1] &= 0xFF << -payload_bits % 8 & 0xFF
     except TitokcError:
