@@ -3,19 +3,21 @@
 It knows bytes, not tensors: `titokc.codec` joins it with a model, `titokc.models` makes and reads the indices;
 `titokc.payload` turns them into bits.
 Indices are one flat sequence in file order: token 0 of every tile (tiles row by row), token 1 of every tile, and
-so on, so that any prefix is a poorer picture of the whole image. With shares tiles have unequal numbers of tokens:
-`titokc.header` has their order.
+so on, so that any prefix is a poorer picture of the whole image. `tile_order` has it where tiles have shares, and with
+them unequal numbers of tokens.
 """
 
 import binascii
 import zlib
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import NamedTuple
 
 from titokc.errors import ContainerError, UsageError
 from titokc.header import (
+    FACTORS,
     FINGERPRINT_SIZE,
     MAX_GRID,
     MAX_SIDE,
@@ -23,9 +25,8 @@ from titokc.header import (
     Header,
     check_writable,
     fewest_tokens,
+    possible_counts,
 )
-from titokc.header import possible_counts as possible_counts
-from titokc.header import tile_order as tile_order
 from titokc.ids import CUSTOM_MODEL_ID, KNOWN_MODELS, MAGIC, SHARES_VERSION, VERSION
 from titokc.limits import DEFAULT_LIMITS, Limits
 from titokc.payload import (
@@ -87,6 +88,17 @@ class GridError(ContainerError):
 
 class ChecksumError(ContainerError):
     """The checksum does not match the bytes before it."""
+
+
+def tile_order(header: Header) -> Iterator[int]:
+    """The tile of each index in file order: as the most grow from 1, the tiles that get another token, row by row."""
+    shares = header.shares or bytes(header.tiles)
+    before = [0] * len(FACTORS)
+    for tokens in range(1, header.tokens_per_tile + 1):
+        counts = possible_counts(tokens)
+        grows = bytes(now - then for now, then in zip(counts, before, strict=True)).ljust(256, b"\0")
+        yield from compress(range(header.tiles), shares.translate(grows))
+        before = counts
 
 
 def pack(header: Header, indices: Sequence[int]) -> bytes:

@@ -3,9 +3,7 @@
 Tiles may have unequal numbers of tokens (formats/tok-v2.md): a tile of share 0 has the most, every 4 more halve them.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import compress
 
 from titokc.errors import UsageError
 from titokc.ids import CUSTOM_MODEL_ID, KNOWN_MODELS, SHARES_VERSION, VERSION, KnownModel
@@ -83,17 +81,6 @@ class Header:
 def possible_counts(tokens: int) -> list[int]:
     """The tokens of a tile of each share where the most are `tokens`; with one more, each has none or one more."""
     return [max(1, tokens * factor >> 16) for factor in FACTORS]
-
-
-def tile_order(header: Header) -> Iterator[int]:
-    """The tile of each index in file order: as the most grow from 1, the tiles that get another token, row by row."""
-    shares = header.shares or bytes(header.tiles)
-    before = [0] * len(FACTORS)
-    for tokens in range(1, header.tokens_per_tile + 1):
-        counts = possible_counts(tokens)
-        grows = bytes(now - then for now, then in zip(counts, before, strict=True)).ljust(256, b"\0")
-        yield from compress(range(header.tiles), shares.translate(grows))
-        before = counts
 
 
 def fewest_tokens(known: KnownModel) -> int:
