@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from titokc import container
@@ -10,14 +11,17 @@ from titokc.container import FINGERPRINT_SIZE, Header
 from titokc.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from titokc.models.info import ModelInfo
     from titokc.options import EncodeOptions
     from titokc.tiling import Grid
 
-# How many pairs of grid and token count a budget is searched over.
+# How many grids a budget is searched over, and how many of these are decoded to see which is nearest.
 CANDIDATES = 8
+DECODED = 4
 # Fewer than this part of a model's most tokens are no reason for more tiles: between as large files more tokens win.
-SHARED = 4
+SHARED = 10
 # A quality is looked for in at most so many tiles.
 MOST_TILES = 64
 
@@ -34,8 +38,15 @@ def header_of(info: ModelInfo, size: tuple[int, int], grid: Grid, tokens: int) -
     )
 
 
-def candidates(size: tuple[int, int], info: ModelInfo, grid: Grid | None, options: EncodeOptions) -> list[Header]:
-    """At most CANDIDATES grids, each with the most tokens that the budget allows."""
+# Of a grid the distortions of its tiles, [N, 1 + K], as `titokc.engines.base.Engine` tells them for a nested model.
+Told = Callable[["Grid"], "np.ndarray"]
+
+
+def candidates(
+    size: tuple[int, int], info: ModelInfo, grid: Grid | None, options: EncodeOptions, told: Told
+) -> list[Header]:
+    """Grids, each with the most tokens that the budget allows; of a nested model the DECODED best, their tokens shared
+    out among tiles by what is `told`."""
     from titokc import tiling
 
     budget = options.target_size or 0
@@ -68,7 +79,24 @@ def candidates(size: tuple[int, int], info: ModelInfo, grid: Grid | None, option
             CANDIDATES,
         )
     counts = range(fewest, most + 1)
-    return [header_of(info, size, grid, max(n for n in counts if bytes_of(grid, n) <= budget)) for grid in grids]
+    headers = [header_of(info, size, grid, max(n for n in counts if bytes_of(grid, n) <= budget)) for grid in grids]
+    if not info.nested or options.tokens or options.form != "tok" or grids == [(1, 1)]:
+        return headers
+    found = [_shared_out(header, info, told, budget) for header in headers]
+    return [header for _, header in sorted(found, key=lambda one: one[0])][:DECODED]
+
+
+def _shared_out(equal: Header, info: ModelInfo, told: Told, budget: int) -> tuple[float, Header]:
+    """A header with as many tokens in each tile -> the error that is left, and that header, or one whose tiles share
+    the budget out where that leaves less."""
+    from titokc import sharing
+
+    distortions = told((equal.rows, equal.columns))
+    others = container.file_size(equal) - equal.payload_bytes + (equal.tiles + 1) // 2
+    shared = sharing.share_out(distortions, info.min_tokens, (budget - others) * 8 // info.bits)
+    headers = [equal] if shared is None else [equal, replace(equal, tokens_per_tile=shared[0], shares=shared[1])]
+    left = [float(distortions[range(each.tiles), each.counts].sum()) for each in headers]
+    return min(zip(left, headers, strict=True), key=lambda one: one[0])
 
 
 def smallest(
@@ -76,9 +104,11 @@ def smallest(
     info: ModelInfo,
     grid: Grid | None,
     goal: tuple[str, float],
+    told: Told | None,
     tried: Callable[[Header], tuple[float, list[int]]],
 ) -> tuple[Header, list[int]]:
     """The header and the tokens of the smallest file found that reaches `goal`; `tried` encodes, decodes and judges.
+    told: None where all tiles must have as many tokens.
 
     Grids from few tiles to many with the most tokens, until one reaches it: between files of about the same size fewer
     tiles with more tokens are nearer. Then fewer tokens in it, by bisection: quality scatters a little between
@@ -105,12 +135,15 @@ def smallest(
             f"target_{name} {wanted:g}: the most that was reached is {reached:.{digits}f}{unit}, with "
             f"{header.tokens_per_tile} tokens in {header.rows}x{header.columns} tiles; ask for less"
         )
-    fewest = info.min_tokens
-    while fewest < header.tokens_per_tile:
-        fewer = header_of(info, size, (header.rows, header.columns), (fewest + header.tokens_per_tile) // 2)
+    fewest, most = info.min_tokens, info.max_tokens
+    while fewest < most:
+        tokens = (fewest + most) // 2
+        fewer = header_of(info, size, (header.rows, header.columns), tokens)
+        if told and header.tiles > 1:
+            _, fewer = _shared_out(fewer, info, told, container.file_size(fewer))
         reached, found = tried(fewer)
         if reached >= wanted:
-            header, indices = fewer, found
+            header, indices, most = fewer, found, tokens
         else:
-            fewest = fewer.tokens_per_tile + 1
+            fewest = tokens + 1
     return header, indices

@@ -26,12 +26,14 @@ from titokc.many import Work, in_order
 from titokc.options import Decoded, DecodeOptions, Encoded, EncodeOptions, check_number
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
     from titokc.engines.base import Engine
     from titokc.imaging import Picture
     from titokc.models.info import ModelInfo
     from titokc.models.interface import Tokenizer
+    from titokc.tiling import Grid
 
     TokFile = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 
@@ -156,14 +158,16 @@ class Codec:
         grid = None if options.tiles is None else tiling.parse_grid(options.tiles, image.size, engine.info.side)
         if grid is None and options.form != "tok":
             grid = (1, 1)
+        told = lru_cache(maxsize=None)(lambda grid: self._distortions(image, grid, engine, work))
         if options.goal:
-            metric = options.goal[0]
-            return smallest(image.size, engine.info, grid, options.goal, lambda header: tried(header, options, metric))
+            goal, metric = options.goal, options.goal[0]
+            unequal = told if engine.info.nested and options.form == "tok" else None
+            return smallest(image.size, engine.info, grid, goal, unequal, lambda header: tried(header, options, metric))
         if options.target_size is None:
             header = header_of(engine.info, image.size, grid or (1, 1), options.tokens or engine.info.max_tokens)
             container.file_size(header)  # refuses what the container cannot hold
             return header, None
-        headers = candidates(image.size, engine.info, grid, options)
+        headers = candidates(image.size, engine.info, grid, options, told)
         if len(headers) == 1:
             return headers[0], None
         best, best_indices, least = headers[0], None, float("-inf")
@@ -185,9 +189,23 @@ class Codec:
         self.limits.check_indices(header.tiles, header.tokens_per_tile)
         work.expect(header.tiles)
         tiles = map(np.asarray, tiling.cut(image, (header.rows, header.columns), engine.info.side))
-        search = header.tokens_per_tile, options.effort, options.tune
-        tokens = work.through(lambda group: engine.encode(group, *search), tiles, engine.width)
-        return np.stack(list(tokens)).T.ravel().tolist()
+
+        def run(group: list[tuple[np.ndarray, int]]) -> list[np.ndarray]:
+            return engine.encode([t for t, _ in group], [n for _, n in group], options.effort, options.tune)
+
+        tokens = work.through(run, zip(tiles, header.counts, strict=True), engine.width)
+        each = [iter(of_tile.tolist()) for of_tile in tokens]
+        return [next(each[tile]) for tile in container.tile_order(header)]
+
+    def _distortions(self, image: Image.Image, grid: Grid, engine: Engine, work: Work) -> np.ndarray:
+        """What is left of each tile after 0 to all tokens: see `titokc.engines.base.Engine`."""
+        import numpy as np
+
+        from titokc import tiling
+
+        work.expect(grid[0] * grid[1])
+        tiles = map(np.asarray, tiling.cut(image, grid, engine.info.side))
+        return np.stack(list(work.through(engine.distortions, tiles, engine.width)))
 
     def _decode(self, source: TokFile, options: DecodeOptions, work: Work) -> Decoded:
         notes: tuple[str, ...] = ()
@@ -277,8 +295,11 @@ def _to_picture(
     if look and look not in looks:
         raise UsageError(f"look {look!r}: {engine.info.name} has {', '.join(looks)}")
     work.expect(header.tiles)
-    tokens = np.array(indices, np.int64).reshape(header.tokens_per_tile, header.tiles).T
-    tiles = work.through(lambda group: engine.decode(group, look or looks[0]), tokens, engine.width)
+    tokens: list[list[int]] = [[] for _ in range(header.tiles)]
+    for tile, index in zip(container.tile_order(header), indices, strict=True):
+        tokens[tile].append(index)
+    rows = (np.array(of_tile, np.int64) for of_tile in tokens)
+    tiles = work.through(lambda group: engine.decode(group, look or looks[0]), rows, engine.width)
     return tiling.assemble(map(Image.fromarray, tiles), grid, size)
 
 

@@ -7,12 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from titokc.errors import TitokcError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # The most pictures that are under way at the same time, on however many processors.
 MOST_AT_ONCE = 64
@@ -35,15 +32,13 @@ class Work:
         self._foreseen -= foreseen
         self._total += tiles - foreseen
 
-    def through(self, run: Callable[[np.ndarray], np.ndarray], rows: Iterable[np.ndarray], width: int) -> Iterator[Any]:
+    def through(self, run: Callable[[list[Any]], Iterable[Any]], rows: Iterable[Any], width: int) -> Iterator[Any]:
         """The engine's answer to each of the rows, which are asked for `width` at a time."""
-        import numpy as np
-
         rest = iter(rows)
         while group := list(islice(rest, width)):
             if self._stopped is not None and self._stopped.is_set():
                 raise CancelledError
-            yield from run(np.stack(group))
+            yield from run(group)
             self._done += len(group)
             if self._progress is not None:
                 self._progress(self._done, max(self._done, self._total))

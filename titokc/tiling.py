@@ -57,37 +57,41 @@ def auto_grid(size: tuple[int, int], side: int) -> Grid:
 def candidate_grids(
     size: tuple[int, int], side: int, fewest_tiles: int, most_tiles: int, fits: Callable[[Grid], bool], count: int
 ) -> list[Grid]:
-    """At most `count` grids of `fewest_tiles`..`most_tiles` tiles that fit a byte budget and are worth trying for it.
+    """Grids of `fewest_tiles`..`most_tiles` tiles, of at most `count` numbers of them, that fit a byte budget and are
+    worth trying for it.
 
-    Of all grids with as many tiles the one with the squarest. Left out: tiles smaller than side / 4, and tiles more
-    than twice as long as wide where fewer tiles are squarer. Where more than `count` are left, numbers of tiles in
-    about even ratios stay. When none of these fits, the largest below that does. Fewest first.
+    Of all grids with as many tiles the one with the squarest, of a square picture both ways. Left out: tiles smaller
+    than side / 4, and tiles more than twice as long as wide where fewer tiles are squarer. Where more than `count` are
+    left, numbers of tiles in about even ratios stay. When none of these fits, the largest below that does. Fewest
+    first.
     """
     width, height = size
     finest_rows, finest_columns = auto_grid(size, max(1, side // 4))
 
     def stretch(grid: Grid) -> float:
-        return abs(log(width * grid[0] / (height * grid[1])))
+        return round(abs(log(width * grid[0] / (height * grid[1]))), 9)
 
-    squarest: dict[int, Grid] = {}
+    squarest: dict[int, list[Grid]] = {}
     for rows in range(1, finest_rows + 1):
         for columns in range(1, min(finest_columns, most_tiles // rows) + 1):
-            best = squarest.setdefault(rows * columns, (rows, columns))
-            if stretch((rows, columns)) < stretch(best):
-                squarest[rows * columns] = (rows, columns)
+            best = squarest.setdefault(rows * columns, [])
+            if best and stretch((rows, columns)) < stretch(best[0]):
+                best.clear()
+            if not best or stretch((rows, columns)) == stretch(best[0]):
+                best.append((rows, columns))
     usable: list[int] = []
     least = inf
     for tiles in sorted(squarest):
-        if stretch(squarest[tiles]) <= max(log(2), least):
+        if stretch(squarest[tiles][0]) <= max(log(2), least):
             usable.append(tiles)
-        least = min(least, stretch(squarest[tiles]))
-    fitting = [tiles for tiles in usable if fits(squarest[tiles])]
+        least = min(least, stretch(squarest[tiles][0]))
+    fitting = [tiles for tiles in usable if fits(squarest[tiles][0])]
     in_range = [tiles for tiles in fitting if tiles >= fewest_tiles] or fitting[-1:]
     if len(in_range) > count:
         ratio = in_range[-1] / in_range[0]
         goals = [in_range[0] * ratio ** (i / (count - 1)) for i in range(count)]
         in_range = sorted({min((abs(log(tiles / goal)), tiles) for tiles in in_range)[1] for goal in goals})
-    return [squarest[tiles] for tiles in in_range]
+    return [grid for tiles in in_range for grid in squarest[tiles]]
 
 
 def spans(length: int, count: int) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -24,7 +24,7 @@ from titokc.models.nano.code_numpy import Code, check, tensors_of
 from titokc.models.nano.config import CODE_VERSION, NanoConfig
 from titokc.models.nano.natural_numpy import Generator
 from titokc.models.nano.numpy import Decoder, Transform, pixels, planes
-from titokc.models.nano.search import ROUNDS, search
+from titokc.models.nano.search import ROUNDS, distortions, search
 from titokc.models.shared import Shared
 from titokc.weights import arrays
 from titokc.weights.fingerprint import line, of_code
@@ -70,17 +70,22 @@ class LightEngine:
         except (KeyError, ValueError) as error:
             raise WeightsError(f"{self.info.name}: the tensors do not fit the configuration: {error}") from error
 
-    def encode(self, tiles: np.ndarray, tokens: int, effort: int, tune: str = "psnr") -> np.ndarray:
+    def encode(
+        self, tiles: Sequence[np.ndarray], counts: Sequence[int], effort: int, tune: str = "psnr"
+    ) -> list[np.ndarray]:
         if tune != "psnr":
             raise UsageError(f"tune {tune!r} needs torch: pip install 'titokc[train]', and engine 'torch'")
         if effort:
             _ = self._decoder  # once, not in each thread
-        return self._side_by_side(partial(self._encode, tokens=tokens, effort=effort), tiles)
+        return self._side_by_side(partial(self._encode, effort=effort), tiles, counts)
 
-    def decode(self, tokens: np.ndarray, look: str) -> np.ndarray:
+    def decode(self, tokens: Sequence[np.ndarray], look: str) -> list[np.ndarray]:
         assert look in self.info.looks
         _ = self._decoder, look == "natural" and self._generator  # once, not in each thread
         return self._side_by_side(partial(self._decode, look=look), tokens)
+
+    def distortions(self, tiles: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return self._side_by_side(lambda tile: distortions(self._code, self._transform, planes(tile)), tiles)
 
     def _encode(self, tile: np.ndarray, tokens: int, effort: int) -> np.ndarray:
         picture = planes(tile)
@@ -92,11 +97,11 @@ class LightEngine:
         picture, features, _ = self._decoder(self._code.lookup(tokens), len(tokens))
         return pixels(self._generator(picture, features, tokens) if look == "natural" else picture)
 
-    def _side_by_side(self, work: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+    def _side_by_side(self, work: Callable[..., T], rows: Sequence[np.ndarray], *more: Sequence[int]) -> list[T]:
         # The command line sets this before NumPy is imported, which is faster than to find the library afterwards.
         is_set = os.environ.get("OPENBLAS_NUM_THREADS") == "1"
         with nullcontext() if is_set else _one_thread_a_product:
-            return np.stack([work(rows[0])] if len(rows) == 1 else list(self._pool.map(work, rows)))
+            return [*(map if len(rows) == 1 else self._pool.map)(work, rows, *more)]
 
 
 def reads(files: ModelFiles) -> bool:

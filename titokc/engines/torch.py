@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -82,18 +83,24 @@ class TorchEngine:
     def _one_by_one(self) -> _Crew:
         return _Crew(1, self._threads, 1)
 
-    def encode(self, tiles: np.ndarray, tokens: int, effort: int, tune: str = "psnr") -> np.ndarray:
+    def encode(
+        self, tiles: Sequence[np.ndarray], counts: Sequence[int], effort: int, tune: str = "psnr"
+    ) -> list[np.ndarray]:
         if tune not in {"psnr", self.info.looks[-1]}:
             raise UsageError(f"tune {tune!r}: {self.info.name} has no such look")
         distance = None if tune == "psnr" or not effort else self._distance
-        return self._run_all((self._encode, tokens, effort, distance), tiles, self._tokenizer.shares_threads)
+        works = [(self._encode, count, effort, distance) for count in counts]
+        return self._run_all(works, tiles, self._tokenizer.shares_threads)
 
-    def decode(self, tokens: np.ndarray, look: str) -> np.ndarray:
-        return self._run_all((self._decode, look), tokens, True)
+    def decode(self, tokens: Sequence[np.ndarray], look: str) -> list[np.ndarray]:
+        return self._run_all([(self._decode, look)] * len(tokens), tokens, True)
 
-    def _run_all(self, work: _Work, rows: np.ndarray, may_share: bool) -> np.ndarray:
+    def distortions(self, tiles: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [self._tokenizer.distortions(tile) for tile in tiles]
+
+    def _run_all(self, works: Sequence[_Work], rows: Sequence[np.ndarray], may_share: bool) -> list[np.ndarray]:
         shared = may_share and self._device.type == "cpu" and len(rows) < self._threads
-        return (self._one_by_one if shared else self._crew).run(work, rows)
+        return (self._one_by_one if shared else self._crew).run(works, rows)
 
     @torch.inference_mode()
     def _encode(self, tiles: np.ndarray, tokens: int, effort: int, distance: Distance | None) -> np.ndarray:
@@ -139,15 +146,18 @@ class _Crew:
             self._pool.submit(begun.wait)
         begun.wait()
 
-    def run(self, work: _Work, rows: np.ndarray) -> np.ndarray:
-        """[N, ...] -> [N, ...], in order. Rows that wait when an exception ends the call are dropped."""
+    def run(self, works: Sequence[_Work], rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What is to be done, and with which row -> what came of it, in order. Rows that wait when an exception ends
+        the call are dropped."""
         results: list[Future] = [Future() for _ in rows]
         with self._lock:
-            self._waiting.extend(((work, row.shape), row, result) for row, result in zip(rows, results, strict=True))
+            self._waiting.extend(
+                ((work, row.shape), row, result) for work, row, result in zip(works, rows, results, strict=True)
+            )
         try:
             for _ in rows:
                 self._pool.submit(self._take)
-            return np.stack([result.result() for result in results])
+            return [result.result() for result in results]
         finally:
             for result in results:
                 result.cancel()

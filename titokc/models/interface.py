@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -120,6 +121,10 @@ class Tokenizer(nn.Module, ABC):
         """int64 indices [B, k] in 0..V-1, which callers check -> float32 RGB [B, 3, S, S], nominally in [0, 1] (not
         clamped). 1 <= k <= info.max_tokens. look: one of `info.looks`.
         """
+
+    def distortions(self, image: np.ndarray) -> np.ndarray:
+        """See `titokc.engines.base.Engine`; of one picture, uint8 RGB [S, S, 3]. Nested tokenizers tell it."""
+        raise NotImplementedError
 
     def export_onnx(self, weights: Path, stored: Mapping[str, dict[str, Any]], search: bool) -> None:  # noqa: ARG002
         """Writes the decoder as ONNX graphs beside `weights`, the file that it was loaded from, and model.json, which

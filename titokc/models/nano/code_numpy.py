@@ -137,6 +137,17 @@ class Code:
             state.values[chosen] += self.codebooks[token, :, index] * steps
         return state.indices, state.values * self.unit, marked
 
+    def errors(self, coefficients: np.ndarray) -> np.ndarray:
+        """float32 [C] -> the squared errors that the nearest tokens leave, float64 [1 + K] of 0 to K tokens: exact at
+        every `refresh`-th number, between them interpolated."""
+        tokens = len(self.codebooks)
+        marks = range(0, tokens, self.refresh)
+        _, quantised, states = self.assign(coefficients, tokens, marks=marks)
+        left = [
+            np.square(coefficients - values).sum() for values in (*(s.values * self.unit for s in states), quantised)
+        ]
+        return np.interp(np.arange(tokens + 1), [*marks, tokens], left)
+
     def lookup(self, indices: np.ndarray) -> np.ndarray:
         """Indices [k] in 0..V-1 -> float32 coefficients [C]."""
         state = self._start(len(indices))

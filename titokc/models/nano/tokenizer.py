@@ -10,10 +10,11 @@ DCT, the same weights work at 64 pixels (pretraining) and at full size. The ViT 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,8 @@ from titokc.models.nano.config import CODE_VERSION, NanoConfig
 from titokc.models.nano.faithful import Decoder
 from titokc.models.nano.fit import fit_quantizer
 from titokc.models.nano.natural import FINE_NOISE, NATURAL, NOISE, Generator, noise
-from titokc.models.nano.search import DISTANCE, ENOUGH, KEPT, REACH, ROUNDS, STEP
+from titokc.models.nano.numpy import Transform, planes
+from titokc.models.nano.search import DISTANCE, ENOUGH, KEPT, REACH, ROUNDS, STEP, distortions
 from titokc.models.nano.transform import OPPONENT, dct_matrix, resizing
 from titokc.models.precision import full_precision
 
@@ -189,6 +191,15 @@ class NanoTokenizer(Tokenizer):
         drawn = noise(tokens, coarse + fine)
         shapes = (NOISE, quarter, quarter), (FINE_NOISE, half, half)
         return drawn[:, :coarse].unflatten(1, shapes[0]), drawn[:, coarse:].unflatten(1, shapes[1])
+
+    def distortions(self, image: np.ndarray) -> np.ndarray:
+        return distortions(*self._in_numpy, planes(image))
+
+    @cached_property
+    def _in_numpy(self) -> tuple[code_numpy.Code, Transform]:
+        """The encoder's side for one picture, which shares out tokens alike in both engines."""
+        tensors = {name: tensor.cpu().numpy() for name, tensor in self.code().tensors.items()}
+        return code_numpy.Code(self.config, tensors), Transform(self.config, tensors["coded"])
 
     def export_onnx(self, weights: Path, stored: Mapping[str, dict[str, Any]], search: bool) -> None:
         from titokc.models.nano.onnx import export
