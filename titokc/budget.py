@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from titokc.options import EncodeOptions
     from titokc.tiling import Grid
 
-# How many grids a budget is searched over, and how many of these are decoded to see which is nearest.
+# How many numbers of tiles a budget is searched over.
 CANDIDATES = 8
-DECODED = 4
 # Fewer than this part of a model's most tokens are no reason for more tiles: between as large files more tokens win.
 SHARED = 10
 # A quality is looked for in at most so many tiles.
@@ -45,8 +44,7 @@ Told = Callable[["Grid"], "np.ndarray"]
 def candidates(
     size: tuple[int, int], info: ModelInfo, grid: Grid | None, options: EncodeOptions, told: Told
 ) -> list[Header]:
-    """Grids, each with the most tokens that the budget allows; of a nested model the DECODED best, their tokens shared
-    out among tiles by what is `told`."""
+    """Grids, each with the most tokens that the budget allows, of a nested model shared out among tiles."""
     from titokc import tiling
 
     budget = options.target_size or 0
@@ -80,23 +78,25 @@ def candidates(
         )
     counts = range(fewest, most + 1)
     headers = [header_of(info, size, grid, max(n for n in counts if bytes_of(grid, n) <= budget)) for grid in grids]
-    if not info.nested or options.tokens or options.form != "tok" or grids == [(1, 1)]:
+    if not info.nested or options.tokens or options.form != "tok":
         return headers
-    found = [_shared_out(header, info, told, budget) for header in headers]
-    return [header for _, header in sorted(found, key=lambda one: one[0])][:DECODED]
+    return [_shared_out(header, info, told, budget) for header in headers]
 
 
-def _shared_out(equal: Header, info: ModelInfo, told: Told, budget: int) -> tuple[float, Header]:
-    """A header with as many tokens in each tile -> the error that is left, and that header, or one whose tiles share
-    the budget out where that leaves less."""
+def _shared_out(equal: Header, info: ModelInfo, told: Told, budget: int) -> Header:
+    """For one with as many tokens in each tile one whose tiles share the budget out, where that leaves less error."""
+    if equal.tiles == 1:
+        return equal
     from titokc import sharing
 
     distortions = told((equal.rows, equal.columns))
     others = container.file_size(equal) - equal.payload_bytes + (equal.tiles + 1) // 2
     shared = sharing.share_out(distortions, info.min_tokens, (budget - others) * 8 // info.bits)
-    headers = [equal] if shared is None else [equal, replace(equal, tokens_per_tile=shared[0], shares=shared[1])]
-    left = [float(distortions[range(each.tiles), each.counts].sum()) for each in headers]
-    return min(zip(left, headers, strict=True), key=lambda one: one[0])
+    if shared is None:
+        return equal
+    unequal = replace(equal, tokens_per_tile=shared[0], shares=shared[1])
+    headers = [equal, unequal] if container.file_size(unequal) <= budget else [equal]  # a longer file's checksum is longer
+    return min(headers, key=lambda header: distortions[range(header.tiles), header.counts].sum())
 
 
 def smallest(
@@ -139,8 +139,8 @@ def smallest(
     while fewest < most:
         tokens = (fewest + most) // 2
         fewer = header_of(info, size, (header.rows, header.columns), tokens)
-        if told and header.tiles > 1:
-            _, fewer = _shared_out(fewer, info, told, container.file_size(fewer))
+        if told:
+            fewer = _shared_out(fewer, info, told, container.file_size(fewer))
         reached, found = tried(fewer)
         if reached >= wanted:
             header, indices, most = fewer, found, tokens

@@ -69,7 +69,7 @@ def candidate_grids(
     finest_rows, finest_columns = auto_grid(size, max(1, side // 4))
 
     def stretch(grid: Grid) -> float:
-        return round(abs(log(width * grid[0] / (height * grid[1]))), 9)
+        return round(abs(log(width * grid[0] / (height * grid[1]))), 6)
 
     squarest: dict[int, list[Grid]] = {}
     for rows in range(1, finest_rows + 1):
