@@ -81,7 +81,8 @@ def cells(name: str, seconds: float, dry: bool) -> Iterator[Row]:
         tiles = torch.randint(256, (batch, info.side, info.side, 3), dtype=torch.uint8).numpy()
         tokens = torch.randint(info.codebook_size, (batch, info.max_tokens)).numpy()
         if work.startswith("encode"):
-            return lambda: engine.encode(tiles, info.max_tokens, DEFAULT_EFFORT if "effort" in work else 0)
+            counts = [info.max_tokens] * batch
+            return lambda: engine.encode(tiles, counts, DEFAULT_EFFORT if "effort" in work else 0)
         return lambda: engine.decode(tokens, "natural" if "natural" in work else info.looks[0])
 
     for mode, limit in LIMITS.items():

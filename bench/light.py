@@ -82,13 +82,13 @@ def agree(folder: Path) -> None:
         [np.asarray(tile) for path in pictures_in(folder) for tile in tiling.cut(imaging.read(path), (1, 1), side)]
     )
     for effort in (0, DEFAULT_EFFORT):
-        expected, found = (engine.encode(tiles, most, effort) for engine in (torch, light))
+        expected, found = (np.stack(engine.encode(tiles, [most] * len(tiles), effort)) for engine in (torch, light))
         wrong = (expected != found).any(1)
         print(f"effort {effort}: {wrong.sum()} of {len(tiles)} pictures differ", flush=True)
         for at in np.flatnonzero(wrong):
             print(f"  picture {at}: from token {np.flatnonzero(expected[at] != found[at])[0]} on")
     for count in (light.info.min_tokens, most):
-        a, b = (engine.decode(expected[:, :count], "faithful").astype(int) for engine in (torch, light))
+        a, b = (np.array(engine.decode(expected[:, :count], "faithful"), int) for engine in (torch, light))
         print(f"{count} tokens decoded: {np.mean(a != b):.1e} of the samples differ, by {np.abs(a - b).max()} at most")
 
 

@@ -176,10 +176,10 @@ def measure(name: str, tiles: np.ndarray, repeats: int, clock: Callable[[], floa
     plain.load_state_dict(tokenizer.state_dict())
     ours, exact = engines.open(tokenizer), engines.open(tokenizer, dtype="float32")
     count = config.num_latent_tokens
-    tokens, found = plain.encode(tiles), ours.encode(tiles, count, 0)
+    tokens, found = plain.encode(tiles), np.stack(ours.encode(tiles, [count] * len(tiles), 0))
     reference = plain.decode(tokens)
     for label, engine in (("by default", ours), ("float32", exact)):
-        pixels = engine.decode(tokens, "faithful")
+        pixels = np.stack(engine.decode(tokens, "faithful"))
         gaps = np.abs(pixels.astype(int) - reference)
         near = np.mean([psnr(a, b) for a, b in zip(reference, pixels, strict=True)])
         print(
@@ -190,7 +190,7 @@ def measure(name: str, tiles: np.ndarray, repeats: int, clock: Callable[[], floa
     print(f"| {name}, pictures a second | plain | titokc | ratio |\n|---|---|---|---|")
     for size, times in ((1, repeats), (BATCH, max(1, repeats // 3))):
         few, codes = tiles[:size], tokens[:size]
-        encoders = [partial(plain.encode, few), partial(ours.encode, few, count, 0)]
+        encoders = [partial(plain.encode, few), partial(ours.encode, few, [count] * size, 0)]
         decoders = [partial(plain.decode, codes), *(partial(e.decode, codes, "faithful") for e in (ours, exact))]
         for works, labels in ((encoders, ["encode"]), (decoders, ["decode", "decode in float32"])):
             base, *rates = (size / seconds for seconds in in_turn(works, times, clock))

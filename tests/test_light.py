@@ -33,6 +33,14 @@ def tiles() -> np.ndarray:
     return np.stack([*parts, np.full((256, 256, 3), 200, np.uint8), noise])
 
 
+def encoded(engine, tiles: np.ndarray, count: int, effort: int) -> np.ndarray:
+    return np.stack(engine.encode(tiles, [count] * len(tiles), effort))
+
+
+def decoded(engine, tokens: np.ndarray) -> np.ndarray:
+    return np.stack(engine.decode(tokens, "faithful"))
+
+
 @pytest.fixture(scope="module")
 def both() -> tuple[light.LightEngine, TorchEngine]:
     return light.load(locate("nano"), 2), TorchEngine(weights.load("nano"), dtype="float32", batch_size=8, threads=2)
@@ -47,7 +55,7 @@ def test_both_engines_say_the_same_of_the_model(both) -> None:
 def test_nearest_tokens_are_those_of_torch(both, tiles, tokens: int) -> None:
     """One of 10,000 may differ: two entries as near as float32 can tell. None did when this was written."""
     ours, reference = both
-    a, b = ours.encode(tiles, tokens, 0), reference.encode(tiles, tokens, 0)
+    a, b = encoded(ours, tiles, tokens, 0), encoded(reference, tiles, tokens, 0)
     assert a.dtype == np.int64
     assert a.shape == (6, tokens)
     assert (a != b).sum() <= a.size / 10_000
@@ -57,7 +65,7 @@ def test_searches_find_what_torch_finds_or_as_good(both, tiles, error) -> None:
     """Two entries as near as float32 can tell, early in a search, lead elsewhere: of one picture in six when this was
     written, to a squared error that differed by 1.8 %."""
     ours, reference = both
-    a, b = ours.encode(tiles, 64, 3), reference.encode(tiles, 64, 3)
+    a, b = encoded(ours, tiles, 64, 3), encoded(reference, tiles, 64, 3)
     assert (a == b).all(1).sum() >= 4
     for tile, *found in zip(tiles, a, b, strict=True):
         one, other = (error(tile, tokens) for tokens in found)
@@ -67,8 +75,8 @@ def test_searches_find_what_torch_finds_or_as_good(both, tiles, error) -> None:
 def test_pixels_are_those_of_torch_within_1(both, tiles) -> None:
     ours, reference = both
     for count in (1, 8, 31, 128):
-        tokens = reference.encode(tiles, 128, 0)[:, :count]
-        a, b = ours.decode(tokens, "faithful").astype(int), reference.decode(tokens, "faithful")
+        tokens = encoded(reference, tiles, 128, 0)[:, :count]
+        a, b = decoded(ours, tokens).astype(int), decoded(reference, tokens)
         assert np.abs(a - b).max() <= 1
         assert (a != b).mean() < 1e-3
 
@@ -87,7 +95,7 @@ def error(both):
 
 def test_more_effort_is_never_worse(both, tiles, error) -> None:
     for tile in tiles[[0, 3]]:
-        errors = [error(tile, both[0].encode(tile[None], 48, effort)[0]) for effort in (0, 1, 2, 4, 6)]
+        errors = [error(tile, encoded(both[0], tile[None], 48, effort)[0]) for effort in (0, 1, 2, 4, 6)]
         assert errors == sorted(errors, reverse=True)
         assert errors[-1] < 0.97 * errors[0]
 
@@ -96,14 +104,28 @@ def test_a_search_gives_no_less_than_the_start_of_a_longer_one(both, error) -> N
     """83 of 128 tokens were .13 dB better than a search for 83 when steps only shrank after a first one in vain."""
     with Image.open(SAMPLES / "chelsea.jpg") as image:
         whole = np.asarray(image.convert("RGB").resize((256, 256), Image.Resampling.LANCZOS))[None]
-    longer = both[0].encode(whole, 128, 6)[0]
+    longer = encoded(both[0], whole, 128, 6)[0]
     for count in (82, 83, 101):
-        found = both[0].encode(whole, count, 6)[0]
+        found = encoded(both[0], whole, count, 6)[0]
         assert error(whole[0], found) < 10**0.005 * error(whole[0], longer[:count])
 
 
 def test_a_flat_picture_is_not_searched_for(both, tiles) -> None:
-    assert np.array_equal(both[0].encode(tiles[4:5], 40, 9), both[0].encode(tiles[4:5], 40, 0))
+    assert np.array_equal(encoded(both[0], tiles[4:5], 40, 9), encoded(both[0], tiles[4:5], 40, 0))
+
+
+def test_what_is_left_after_so_many_tokens(both, tiles) -> None:
+    """Of the linear code alone, and in both engines the same: by it tokens are shared out among tiles."""
+    ours, reference = both
+    found, same = np.stack(ours.distortions(tiles)), np.stack(reference.distortions(tiles))
+    assert found.shape == (6, 129)
+    assert np.abs(found - same).max() < 1e-6
+    code, picture = ours._code, planes(tiles[1])
+    for count in (0, 8, 64, 128):
+        indices, *_ = code.assign(ours._transform.analyse(picture), count)
+        thumb = ours._transform.thumbnail(code.lookup(indices))
+        enlarged = ours._transform.enlarge @ thumb @ ours._transform.enlarge.T + 0.5
+        assert found[1, count] == pytest.approx(float(np.square(enlarged - picture).mean()), rel=0.02)
 
 
 def test_what_is_kept_stays(both, tiles) -> None:
@@ -134,9 +156,9 @@ def test_the_gradient_is_that_of_torch(both, tiles) -> None:
 
 def test_tokens_depend_neither_on_threads_nor_on_company(both, tiles) -> None:
     ours, _ = both
-    together = ours.encode(tiles, 32, 2)
+    together = encoded(ours, tiles, 32, 2)
     alone = light.load(locate("nano"), 1)
-    assert np.array_equal(together, np.concatenate([alone.encode(tile[None], 32, 2) for tile in tiles]))
+    assert np.array_equal(together, np.concatenate([encoded(alone, tile[None], 32, 2) for tile in tiles]))
 
 
 def test_a_saved_model_in_8_or_32_bits_is_read(tmp_path, tiles) -> None:
@@ -157,9 +179,9 @@ def test_a_saved_model_in_8_or_32_bits_is_read(tmp_path, tiles) -> None:
         ours, reference = engines.open(path), engines.open(path, engine="torch")
         assert isinstance(ours, light.LightEngine)
         assert ours.info == reference.info
-        tokens = ours.encode(small, 8, 1)
-        assert np.array_equal(tokens, reference.encode(small, 8, 1))
-        assert np.abs(ours.decode(tokens, "faithful").astype(int) - reference.decode(tokens, "faithful")).max() <= 1
+        tokens = encoded(ours, small, 8, 1)
+        assert np.array_equal(tokens, encoded(reference, small, 8, 1))
+        assert np.abs(decoded(ours, tokens).astype(int) - decoded(reference, tokens)).max() <= 1
 
 
 def test_weights_that_do_not_fit_are_refused_by_name(tmp_path) -> None:
@@ -185,7 +207,7 @@ def test_engines_by_name(both) -> None:
 def test_torch_is_not_imported() -> None:
     program = (
         "import sys, numpy as np; sys.modules['torch'] = None; from titokc import engines; e = engines.open('nano');"
-        "print(e.decode(e.encode(np.zeros((1, 256, 256, 3), np.uint8), 32, 1), 'faithful').max())"
+        "print(e.decode(e.encode(np.zeros((1, 256, 256, 3), np.uint8), [32], 1), 'faithful')[0].max())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -95,8 +95,9 @@ def _shared_out(equal: Header, info: ModelInfo, told: Told, budget: int) -> Head
     if shared is None:
         return equal
     unequal = replace(equal, tokens_per_tile=shared[0], shares=shared[1])
-    headers = [equal, unequal] if container.file_size(unequal) <= budget else [equal]  # a longer file's checksum is longer
-    return min(headers, key=lambda header: distortions[range(header.tiles), header.counts].sum())
+    if container.file_size(unequal) > budget:  # a long file's checksum is longer
+        return equal
+    return min(equal, unequal, key=lambda header: distortions[range(header.tiles), header.counts].sum())
 
 
 def smallest(

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from titokc import container, engines, payload
+from titokc import coding, container, engines, payload
 from titokc.budget import candidates, header_of, smallest
 from titokc.container import FINGERPRINT_SIZE, MAX_FILE_SIZE, MAX_SIDE, Examined, Header
 from titokc.errors import ModelMismatchError, ModelNotFoundError, TitokcError, UsageError
@@ -26,14 +26,12 @@ from titokc.many import Work, in_order
 from titokc.options import Decoded, DecodeOptions, Encoded, EncodeOptions, check_number
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
 
     from titokc.engines.base import Engine
     from titokc.imaging import Picture
     from titokc.models.info import ModelInfo
     from titokc.models.interface import Tokenizer
-    from titokc.tiling import Grid
 
     TokFile = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 
@@ -141,7 +139,9 @@ class Codec:
         if indices is None:
             indices = self._indices(image, header, engine, options, work)
         data = _pack(header, indices, options.form)
-        psnr = _nearness(image, _to_picture(indices, header, engine, "", image.size, work)) if options.psnr else None
+        psnr = (
+            _nearness(image, coding.to_picture(indices, header, engine, "", image.size, work)) if options.psnr else None
+        )
         return Encoded(data, header, tuple(notes), psnr)
 
     def _plan(
@@ -153,12 +153,12 @@ class Codec:
 
         def tried(header: Header, options: EncodeOptions, metric: str = "psnr") -> tuple[float, list[int]]:
             indices = self._indices(image, header, engine, options, work)
-            return _nearness(image, _to_picture(indices, header, engine, "", image.size, work), metric), indices
+            return _nearness(image, coding.to_picture(indices, header, engine, "", image.size, work), metric), indices
 
         grid = None if options.tiles is None else tiling.parse_grid(options.tiles, image.size, engine.info.side)
         if grid is None and options.form != "tok":
             grid = (1, 1)
-        told = lru_cache(maxsize=None)(lambda grid: self._distortions(image, grid, engine, work))
+        told = lru_cache(maxsize=None)(lambda grid: coding.distortions(image, grid, engine, work))
         if options.goal:
             goal, metric = options.goal, options.goal[0]
             unequal = told if engine.info.nested and options.form == "tok" else None
@@ -181,31 +181,8 @@ class Codec:
     def _indices(
         self, image: Image.Image, header: Header, engine: Engine, options: EncodeOptions, work: Work
     ) -> list[int]:
-        """The picture's tokens in the order of the file: the first of each tile, the second of each tile, ..."""
-        import numpy as np
-
-        from titokc import tiling
-
-        self.limits.check_indices(header.tiles, header.tokens_per_tile)
-        work.expect(header.tiles)
-        tiles = map(np.asarray, tiling.cut(image, (header.rows, header.columns), engine.info.side))
-
-        def run(group: list[tuple[np.ndarray, int]]) -> list[np.ndarray]:
-            return engine.encode([t for t, _ in group], [n for _, n in group], options.effort, options.tune)
-
-        tokens = work.through(run, zip(tiles, header.counts, strict=True), engine.width)
-        each = [iter(of_tile.tolist()) for of_tile in tokens]
-        return [next(each[tile]) for tile in container.tile_order(header)]
-
-    def _distortions(self, image: Image.Image, grid: Grid, engine: Engine, work: Work) -> np.ndarray:
-        """What is left of each tile after 0 to all tokens: see `titokc.engines.base.Engine`."""
-        import numpy as np
-
-        from titokc import tiling
-
-        work.expect(grid[0] * grid[1])
-        tiles = map(np.asarray, tiling.cut(image, grid, engine.info.side))
-        return np.stack(list(work.through(engine.distortions, tiles, engine.width)))
+        self.limits.check_indices(header.tiles, header.tokens_per_tile, header.indices)
+        return coding.to_indices(image, header, engine, options, work)
 
     def _decode(self, source: TokFile, options: DecodeOptions, work: Work) -> Decoded:
         notes: tuple[str, ...] = ()
@@ -227,7 +204,7 @@ class Codec:
         payload.check_indices(indices, engine.info.codebook_size)
         size = options.size or (header.width, header.height)
         self.limits.check(size)
-        return Decoded(_to_picture(indices, header, engine, options.look, size, work), header, notes)
+        return Decoded(coding.to_picture(indices, header, engine, options.look, size, work), header, notes)
 
     def _engine(self, model: Any = None) -> Engine:
         """That of a model; by default of the one that was given, or else the one that encodes."""
@@ -280,27 +257,6 @@ def _concerning_all() -> Iterator[None]:
     except TitokcError as error:
         error.concerns_all = True
         raise
-
-
-def _to_picture(
-    indices: list[int], header: Header, engine: Engine, look: str, size: tuple[int, int], work: Work
-) -> Image.Image:
-    import numpy as np
-    from PIL import Image
-
-    from titokc import tiling
-
-    grid = tiling.parse_grid((header.rows, header.columns), size, 0)  # no more tiles than pixels
-    looks = engine.info.looks
-    if look and look not in looks:
-        raise UsageError(f"look {look!r}: {engine.info.name} has {', '.join(looks)}")
-    work.expect(header.tiles)
-    tokens: list[list[int]] = [[] for _ in range(header.tiles)]
-    for tile, index in zip(container.tile_order(header), indices, strict=True):
-        tokens[tile].append(index)
-    rows = (np.array(of_tile, np.int64) for of_tile in tokens)
-    tiles = work.through(lambda group: engine.decode(group, look or looks[0]), rows, engine.width)
-    return tiling.assemble(map(Image.fromarray, tiles), grid, size)
 
 
 def _nearness(image: Image.Image, picture: Image.Image, metric: str = "psnr") -> float:

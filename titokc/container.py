@@ -201,7 +201,7 @@ def _parse(data: bytes, *, partial: bool, limits: Limits) -> tuple[Header, int]:
     if len(data) >= end:
         check_padding(data, end, header.indices * header.bits_per_index)
     limits.check((header.width, header.height))
-    limits.check_indices(header.tiles, header.tokens_per_tile, header.indices if header.shares else None)
+    limits.check_indices(header.tiles, header.tokens_per_tile, header.indices)
     return header, start
 
 

@@ -32,8 +32,10 @@ class Limits:
 
     def check_indices(self, tiles: int, tokens: int, indices: int | None = None) -> None:
         """Raises LimitExceededError for too many indices: `tokens` in each of `tiles`, or `indices` in all of them."""
-        if (tiles * tokens if indices is None else indices) > self.max_indices:
-            found = f"{tiles} tiles of {tokens} tokens" if indices is None else f"{indices} tokens in {tiles} tiles"
+        each = tiles * tokens
+        if (each if indices is None else indices) > self.max_indices:
+            equal = indices in {None, each}
+            found = f"{tiles} tiles of {tokens} tokens" if equal else f"{indices} tokens in {tiles} tiles"
             raise LimitExceededError(f"{found}; the limit is {self.max_indices} in all", "max_indices")
 
 

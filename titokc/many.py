@@ -32,15 +32,17 @@ class Work:
         self._foreseen -= foreseen
         self._total += tiles - foreseen
 
-    def through(self, run: Callable[[list[Any]], Iterable[Any]], rows: Iterable[Any], width: int) -> Iterator[Any]:
-        """The engine's answer to each of the rows, which are asked for `width` at a time."""
+    def through(
+        self, run: Callable[[list[Any]], Iterable[Any]], rows: Iterable[Any], width: int, counted: bool = True
+    ) -> Iterator[Any]:
+        """The engine's answer to each of the rows, which are asked for `width` at a time. counted: as progress."""
         rest = iter(rows)
         while group := list(islice(rest, width)):
             if self._stopped is not None and self._stopped.is_set():
                 raise CancelledError
             yield from run(group)
-            self._done += len(group)
-            if self._progress is not None:
+            self._done += len(group) * counted
+            if self._progress is not None and counted:
                 self._progress(self._done, max(self._done, self._total))
 
 

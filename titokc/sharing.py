@@ -17,8 +17,8 @@ _HALVINGS = 24
 
 def share_out(distortions: np.ndarray, fewest: int, room: int) -> tuple[int, bytes] | None:
     """Of each tile the error after 0 to K tokens, [N, 1 + K] -> the most tokens of a tile, and the shares as a
-    `titokc.header.Header` has them: at most `room` tokens in all, in each `fewest` or more. None where there is no room
-    for these, or each should have as many."""
+    `titokc.header.Header` has them: at most `room` tokens in all, in each `fewest` or more, in some more than in
+    others. None where there is no room for that."""
     most = distortions.shape[1] - 1
     if fewest * len(distortions) > room:
         return None

@@ -12,7 +12,7 @@ from titokc.cli.plan import STDOUT_NAMES, Found, Naming, Task, find, is_folder, 
 from titokc.cli.report import Report, printable, put, say
 from titokc.cli.streams import read_stdin, write_result
 from titokc.cli.tokenize import fields_of_set, is_set
-from titokc.container import MAX_FILE_SIZE, SUFFIX, VERSION, Header, examine, file_size, read_header, unpack
+from titokc.container import MAX_FILE_SIZE, SUFFIX, Header, examine, file_size, read_header, unpack
 from titokc.container import truncate as truncate_file
 from titokc.errors import OutputError, TitokcError, UsageError
 from titokc.files import read_bytes
@@ -27,13 +27,16 @@ def fields_of(header: Header, file_bytes: int) -> dict[str, Any]:
     """What a header says, and the size of what it is of; bpp counts the whole file.
 
     code: the start of the fingerprint of what gives the tokens their meaning; any model with that code decodes them.
+    tokens_of_tiles: where they differ; tokens_per_tile is then the most.
     """
+    unequal = {"tokens_of_tiles": header.counts} if header.shares else {}
     return {
-        "format_version": VERSION,
+        "format_version": header.version,
         "width": header.width,
         "height": header.height,
         "tiles": {"rows": header.rows, "columns": header.columns},
         "tokens_per_tile": header.tokens_per_tile,
+        **unequal,
         "bits_per_index": header.bits_per_index,
         "model": header.model,
         "code": header.fingerprint.hex(),
@@ -139,6 +142,12 @@ def truncate(
     click.get_current_context().exit(report.exit_code)
 
 
+def range_of_tokens(header: Header) -> str:
+    """For people: "128", or "8 to 49" where tiles have unequal numbers."""
+    counts = header.counts
+    return f"{min(counts)} to {max(counts)}" if header.shares else f"{header.tokens_per_tile}"
+
+
 def _read(file: Found | Task) -> bytes:
     if file.problem:
         raise file.problem
@@ -151,6 +160,8 @@ def _lines(fields: dict[str, Any]) -> list[str]:
     if "tiles" in fields:
         shown["tiles"] = f"{fields['tiles']['rows']}x{fields['tiles']['columns']} (rows x columns)"
         shown["bpp"] = f"{fields['bpp']:.5f}"
+    if counts := shown.pop("tokens_of_tiles", ()):
+        shown["tokens_per_tile"] = f"{min(counts)} to {max(counts)}, {sum(counts)} in all"
     if not shown.pop("checksum_checked", True):
         shown["tokens_found"] = f"{fields['tokens_found']} of each tile; the file was cut short, nothing checks them"
     if "tokens" in fields:

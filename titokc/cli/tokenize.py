@@ -138,7 +138,7 @@ def fields_of_set(path: Path, limits: Limits) -> dict[str, Any]:
     for _, sample in read(path):
         if isinstance(sample, bytes):
             header = read_header(sample, limits=limits)
-            model, code, tokens = header.model, header.fingerprint.hex(), header.tiles * header.tokens_per_tile
+            model, code, tokens = header.model, header.fingerprint.hex(), header.indices
         else:
             model, code, tokens = sample["model"], sample["fingerprint"], len(sample["tokens"] or ())
         counts[str(tokens)] += 1

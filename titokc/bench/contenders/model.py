@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class Model(Contender):
-    """A point is {"tokens": tokens of a tile, "tiles": "RxC"}. form, look, tune: see `EncodeOptions` and
+    """A point is {"tiles": "RxC", "tokens": those of a tile} or, where tiles have unequal numbers of them, {"tiles":
+    "RxC", "target_size": the budget in bytes}. form, look, tune: see `EncodeOptions` and
     `DecodeOptions`; a payload alone says neither its picture's size nor its model, as a BlurHash does not, and is
     decoded at the model's side."""
 
@@ -48,11 +49,12 @@ class Model(Contender):
         return [self._chosen(picture, budget) for budget in budgets]
 
     def _chosen(self, picture: Image.Image, budget: int) -> Found | Impossible:
-        """What `Codec.encode(target_size=...)` chooses; the grid and the tokens are the same at any effort."""
+        """What `Codec.encode(target_size=...)` chooses; grid and numbers of tokens are the same at any effort."""
         options: dict[str, Any] = {"target_size": budget, "effort": 0, "form": self.form}
         try:
             header = next(self.codec.encode_many([picture], details=True, **options)).header
         except UsageError as error:
             return Impossible(None, str(error))
-        point = {"tokens": header.tokens_per_tile, "tiles": f"{header.rows}x{header.columns}"}
+        number = {"target_size": budget} if header.shares else {"tokens": header.tokens_per_tile}
+        point = {"tiles": f"{header.rows}x{header.columns}", **number}
         return Found(point, None, "bicubic", None)

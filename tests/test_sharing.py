@@ -1,0 +1,62 @@
+"""Tokens shared out among tiles: those with more to gain have more, and none is left over that would help."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from titokc.header import Header, possible_counts
+from titokc.sharing import share_out
+
+
+def falling(size: float, power: float = 0.33, most: int = 128) -> np.ndarray:
+    """What photographs leave: less and less is gained from one more token."""
+    return size * np.arange(1, most + 2) ** -power
+
+
+def counts(shared: tuple[int, bytes]) -> list[int]:
+    return [possible_counts(shared[0])[share] for share in shared[1]]
+
+
+def test_a_busy_tile_has_more_than_a_smooth_one() -> None:
+    assert counts(share_out(np.stack([falling(1), falling(0.1)]), 8, 100)) == [85, 15]
+    assert counts(share_out(np.stack([falling(0.02), falling(1), falling(0.3), falling(1)]), 8, 120)) == [8, 48, 16, 48]
+
+
+def test_tiles_that_gain_alike_have_nearly_as_many() -> None:
+    assert counts(share_out(np.stack([falling(1)] * 4), 8, 200)) == [52, 52, 52, 43]
+
+
+def test_noise_that_no_token_removes_has_the_fewest() -> None:
+    noise = np.linspace(3.0, 2.99, 129)
+    assert counts(share_out(np.stack([noise, falling(1)]), 8, 90))[0] == 8
+
+
+def test_a_budget_that_is_too_small_for_the_fewest_has_no_shares() -> None:
+    assert share_out(np.stack([falling(1), falling(0.1)]), 8, 15) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(1e-4, 1), min_size=2, max_size=12), st.integers(1, 12), st.integers(0, 1500))
+def test_shares_are_those_of_a_header_within_the_budget(sizes: list[float], fewest: int, room: int) -> None:
+    distortions = np.stack([falling(size) for size in sizes])
+    shared = share_out(distortions, fewest, room)
+    if shared is None:
+        return
+    header = Header(256, 256, 1, len(sizes), shared[0], 12, 1, b"ab", shares=shared[1])
+    assert sum(header.counts) == header.indices <= room
+    assert fewest <= min(header.counts) < max(header.counts) == header.tokens_per_tile <= 128
+
+
+def test_it_leaves_nearly_as_little_as_the_best_of_all_that_can_be_had() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        distortions = np.stack([falling(size) for size in np.exp(rng.normal(0, 1, 3))])
+        best = min(
+            float(distortions[range(3), found].sum())
+            for most in range(20, 129)
+            for found in np.stack(np.meshgrid(*[sorted(set(possible_counts(most)))] * 3), -1).reshape(-1, 3)
+            if found.min() >= 8 and found.max() == most and found.sum() <= 150
+        )
+        shared = share_out(distortions, 8, 150)
+        assert float(distortions[range(3), counts(shared)].sum()) == pytest.approx(best, rel=0.003)

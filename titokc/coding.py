@@ -1,0 +1,66 @@
+"""One picture through an engine: its tiles become tokens, and tokens a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from titokc import container
+from titokc.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from titokc.container import Header
+    from titokc.engines.base import Engine
+    from titokc.many import Work
+    from titokc.options import EncodeOptions
+    from titokc.tiling import Grid
+
+
+def to_indices(image: Image.Image, header: Header, engine: Engine, options: EncodeOptions, work: Work) -> list[int]:
+    """An RGB picture's tokens as its header says, in the order of the file."""
+    import numpy as np
+
+    from titokc import tiling
+
+    def run(group: list[tuple[np.ndarray, int]]) -> list[np.ndarray]:
+        return engine.encode([tile for tile, _ in group], [n for _, n in group], options.effort, options.tune)
+
+    work.expect(header.tiles)
+    tiles = map(np.asarray, tiling.cut(image, (header.rows, header.columns), engine.info.side))
+    tokens = work.through(run, zip(tiles, header.counts, strict=True), engine.width)
+    rest = [iter(of_tile.tolist()) for of_tile in tokens]
+    return [next(rest[tile]) for tile in container.tile_order(header)]
+
+
+def to_picture(
+    indices: list[int], header: Header, engine: Engine, look: str, size: tuple[int, int], work: Work
+) -> Image.Image:
+    """An RGB picture of `size` from tokens in the order of the file. UsageError for a look that the model lacks."""
+    import numpy as np
+    from PIL import Image
+
+    from titokc import tiling
+
+    grid = tiling.parse_grid((header.rows, header.columns), size, 0)  # no more tiles than pixels
+    looks = engine.info.looks
+    if look and look not in looks:
+        raise UsageError(f"look {look!r}: {engine.info.name} has {', '.join(looks)}")
+    tokens: list[list[int]] = [[] for _ in range(header.tiles)]
+    for tile, index in zip(container.tile_order(header), indices, strict=True):
+        tokens[tile].append(index)
+    work.expect(header.tiles)
+    rows = (np.array(of_tile, np.int64) for of_tile in tokens)
+    tiles = work.through(lambda group: engine.decode(group, look or looks[0]), rows, engine.width)
+    return tiling.assemble(map(Image.fromarray, tiles), grid, size)
+
+
+def distortions(image: Image.Image, grid: Grid, engine: Engine, work: Work) -> np.ndarray:
+    """What is left of each tile after 0 to all tokens, [N, 1 + K] (see `titokc.engines.base.Engine`)."""
+    import numpy as np
+
+    from titokc import tiling
+
+    tiles = map(np.asarray, tiling.cut(image, grid, engine.info.side))
+    return np.stack(list(work.through(engine.distortions, tiles, engine.width, counted=False)))
