@@ -63,7 +63,7 @@ class TestThreads:
         tiny, inside = make_tiny(), []
         real = tiny.encode
         tiny.encode = lambda *args: inside.append(torch.get_num_threads()) or real(*args)
-        engines.open(tiny, threads=3).encode(tiles(2), 32, 0)
+        engines.open(tiny, threads=3).encode(tiles(2), [32] * 2, 0)
         tiny.shares_threads = True
         engine = engines.open(tiny, threads=3)
         engine.encode(tiles(2), [32] * 2, 0)
