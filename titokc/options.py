@@ -28,7 +28,7 @@ class EncodeOptions:
     tokens: per tile, of those that the model can make; by default its most.
     tiles: "1x1" (the default: the whole picture in one square), "RxC", "auto", or (rows, columns).
     target_size: a budget in bytes: grid and tokens, where not given, are those whose decoded picture is nearest to the
-        original (PSNR) among those that fit; the result is never larger.
+        original (PSNR) among those that fit; the result is never larger. Tiles get as many tokens as they have use for.
     target_psnr, target_ssim: the decoded picture is at least so near to the original (dB, SSIM): the fewest tiles whose
         most tokens reach it, and of those tokens as few as bisection finds. Instead of tokens and target_size.
     effort: 0..9, how long to search for tokens that decode to something nearer; 0 takes the nearest tokens (gains and
