@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from titokc import container
 from titokc.codec import Codec
 
 ROOT = Path(__file__).parents[1]
@@ -194,15 +196,24 @@ class Browser:
         os.close(self._answers)
 
 
+def shared(data: bytes, shares: bytes) -> bytes:
+    """The file in which each tile has its share of the tokens of this one."""
+    header, indices = container.unpack(data)
+    header = replace(header, shares=shares)
+    tiles = [iter(indices[tile :: header.tiles]) for tile in range(header.tiles)]
+    return container.pack(header, [next(tiles[tile]) for tile in container.tile_order(header)])
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, photo):
-    """Name -> a file: whole, of few tokens, in tiles of uneven sizes, cut short, damaged."""
+    """Name -> a file: whole, of few tokens, in tiles (of uneven sizes, of uneven tokens), cut short, damaged."""
     folder, codec = tmp_path_factory.mktemp("files"), Codec("nano")
     whole = codec.encode(photo(256, 256, 1), effort=0)
     made = {
         "square.tok": whole,
         "small.tok": codec.encode(photo(90, 120, 2), tokens=8, effort=0),
         "tiles.tok": codec.encode(photo(301, 203, 3), tokens=32, tiles=(2, 3), effort=0),
+        "shares.tok": shared(codec.encode(photo(301, 203, 3), tokens=32, tiles=(2, 2), effort=0), b"\0\3\x0f\5"),
         "cut.tok": whole[:100],
         "damaged.tok": whole[:50] + bytes([whole[50] ^ 1]) + whole[51:],
     }
@@ -268,7 +279,7 @@ class TestPage:
         return np.frombuffer(base64.b64decode(text[2]), np.uint8).reshape(text[1], text[0], 4)[..., :3]
 
     @pytest.mark.parametrize("look", ["faithful", "natural"])
-    @pytest.mark.parametrize("name", ["square.tok", "small.tok", "tiles.tok"])
+    @pytest.mark.parametrize("name", ["square.tok", "small.tok", "tiles.tok", "shares.tok"])
     def test_a_picked_file_shows_what_titokc_decodes(self, page, files, name, look):
         page.evaluate(f"document.querySelector('[data-look={look}]').click()")
         page.wait("document.body.dataset.state !== 'busy'")
@@ -280,7 +291,8 @@ class TestPage:
         facts = page.evaluate("document.getElementById('facts').innerText")
         assert name in facts
         assert "nano-1" in facts
-        assert ("in each of 2 × 3 tiles" in facts) == (name == "tiles.tok")
+        assert ("32 in each of 2 × 3 tiles" in facts) == (name == "tiles.tok")
+        assert ("66, at most 32 in each of 2 × 2 tiles" in facts) == (name == "shares.tok")
         size = page.evaluate("document.getElementById('size').textContent")
         assert size.startswith(f"{(files / name).stat().st_size} bytes")
 
