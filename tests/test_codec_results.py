@@ -89,14 +89,21 @@ class TestProgress:
         assert {total for _, total in calls} == {len(calls)}
 
 
-def test_a_budget_encodes_its_winner_once(tiny, photo):
-    """Each candidate is coded and decoded, tile by tile; without a search nothing comes after that."""
-    codec = Codec(tokenizer=tiny, threads=1)
-    header = detail(codec, photo(192, 128), target_size=800, effort=0).header
-    without = len(tiny.batches)
-    tiny.batches.clear()
-    codec.encode(photo(192, 128), target_size=800, effort=1)
-    assert len(tiny.batches) == without + header.tiles
+def test_a_budget_searches_where_it_is_nearest_without(make_tiny, photo):
+    """All are coded and decoded tile by tile without a search first; what won is not coded again."""
+    tiny, efforts = make_tiny(), []
+    real = tiny.encode
+    tiny.encode = lambda images, tokens=None, effort=0, distance=None: efforts.append(effort) or real(images, tokens)
+    codec, picture = Codec(tokenizer=tiny, threads=1), photo(192, 128)
+    header = detail(codec, picture, target_size=800, effort=0).header
+    without = len(efforts)
+    efforts.clear()
+    codec.encode(picture, target_size=800, effort=1)
+    assert efforts.count(0) == without
+    assert header.tiles <= efforts.count(1) < without / 2
+    efforts.clear()
+    codec.encode(picture, target_size=800, effort=1, tiles=(header.rows, header.columns))
+    assert efforts.count(1) == header.tiles
 
 
 class TestOtherModels:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 # How many numbers of tiles a budget is searched over.
 CANDIDATES = 8
+# Of all candidates, decoded from their nearest tokens, at most so many, no farther than so many dB from the best, are
+# compared after the encoder's search: it gains more in fewer tiles.
+FINALISTS = 3
+CLOSE = 0.1
 # Fewer than this part of a model's most tokens are no reason for more tiles: between as large files more tokens win.
 SHARED = 10
 # A quality is looked for in at most so many tiles.

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from titokc import coding, container, engines, payload
-from titokc.budget import candidates, header_of, smallest
+from titokc.budget import CLOSE, FINALISTS, candidates, header_of, smallest
 from titokc.container import FINGERPRINT_SIZE, MAX_FILE_SIZE, MAX_SIDE, Examined, Header
 from titokc.errors import ModelMismatchError, ModelNotFoundError, TitokcError, UsageError
 from titokc.files import read_bytes
@@ -148,7 +148,7 @@ class Codec:
         self, image: Image.Image, engine: Engine, options: EncodeOptions, work: Work
     ) -> tuple[Header, list[int] | None]:
         """The picture's header (with a budget that of the candidate that loses least, with a goal that of the smallest
-        that reaches it), and its indices if they are those that `options` ask for."""
+        that reaches it), and its indices if they were made on the way."""
         from titokc import tiling
 
         def tried(header: Header, options: EncodeOptions, metric: str = "psnr") -> tuple[float, list[int]]:
@@ -170,13 +170,14 @@ class Codec:
         headers = candidates(image.size, engine.info, grid, options, told)
         if len(headers) == 1:
             return headers[0], None
-        best, best_indices, least = headers[0], None, float("-inf")
-        work.foresee(2 * sum(header.tiles for header in headers))
-        for header in headers:
-            quality, indices = tried(header, replace(options, effort=0))
-            if quality > least:
-                best, best_indices, least = header, indices, quality
-        return best, None if options.effort else best_indices
+        found: list[tuple[float, list[int], Header]] = []
+        for effort in sorted({0, options.effort}):
+            work.foresee(2 * sum(header.tiles for header in headers))
+            found = [(*tried(header, replace(options, effort=effort)), header) for header in headers]
+            found.sort(key=lambda one: -one[0])
+            headers = [header for quality, _, header in found[:FINALISTS] if found[0][0] - quality <= CLOSE]
+        _, indices, header = found[0]
+        return header, indices
 
     def _indices(
         self, image: Image.Image, header: Header, engine: Engine, options: EncodeOptions, work: Work

@@ -49,8 +49,8 @@ class Model(Contender):
         return [self._chosen(picture, budget) for budget in budgets]
 
     def _chosen(self, picture: Image.Image, budget: int) -> Found | Impossible:
-        """What `Codec.encode(target_size=...)` chooses; grid and numbers of tokens are the same at any effort."""
-        options: dict[str, Any] = {"target_size": budget, "effort": 0, "form": self.form}
+        """What `Codec.encode(target_size=...)` chooses."""
+        options: dict[str, Any] = {"target_size": budget, "form": self.form}
         try:
             header = next(self.codec.encode_many([picture], details=True, **options)).header
         except UsageError as error:
