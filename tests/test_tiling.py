@@ -47,10 +47,39 @@ def test_the_step_at_a_seam_is_spread_over_a_32nd_of_either_tile():
     assert row[:, 2].max() == 0
 
 
-def test_rows_are_joined_like_columns():
-    a, b = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
-    across = np.asarray(tiling.assemble([a, b], (1, 2), (384, 8)))
-    down = np.asarray(tiling.assemble([a, b], (2, 1), (8, 384)))
+def test_a_small_step_between_unequal_tiles_is_spread_over_a_quarter_of_either():
+    tiles = [Image.new("RGB", (32, 32), (100, 100, 100)), Image.new("RGB", (32, 32), (108, 100, 92))]
+    row = np.asarray(tiling.assemble(tiles, (1, 2), (64, 32), unequal=True))[5].astype(int)
+    red = [100] * 24 + [100, 101, 101, 102, 102, 103, 103, 104, 104, 105, 105, 106, 106, 107, 107, 108] + [108] * 24
+    assert row[:, 0].tolist() == red
+    assert row[:, 1].tolist() == [100] * 64
+    assert row[:, 2].tolist() == [200 - value for value in red]
+
+
+def test_of_a_larger_step_between_unequal_tiles_less_and_of_a_large_one_nothing():
+    def spread(step: int) -> np.ndarray:
+        tiles = [Image.new("RGB", (32, 32), (100, 100, 100)), Image.new("RGB", (32, 32), (100, 100 + step, 100))]
+        found, usual = (tiling.assemble(tiles, (1, 2), (64, 32), unequal) for unequal in (True, False))
+        return np.asarray(found).astype(int)[5, :, 1] - np.asarray(usual)[5, :, 1]
+
+    assert spread(16)[24:32].tolist() == [1, 2, 3, 4, 5, 6, 7, 4]
+    assert spread(24)[24:32].tolist() == [0, 1, 2, 3, 3, 4, 5, 3]
+    assert not spread(32).any()
+
+
+def test_a_step_on_few_lines_is_the_pictures_own():
+    tile = np.full((64, 64, 3), 100, np.uint8)
+    tile[30:32] = 130
+    tiles = [Image.fromarray(tile), Image.new("RGB", (64, 64), (100, 100, 100))]
+    found, usual = (np.asarray(tiling.assemble(tiles, (1, 2), (128, 64), unequal)) for unequal in (True, False))
+    assert np.abs(found.astype(int) - usual).max() <= 2
+
+
+@pytest.mark.parametrize("unequal", [False, True])
+def test_rows_are_joined_like_columns(unequal):
+    a, b = Image.new("RGB", (8, 8), (90, 0, 3)), Image.new("RGB", (8, 8), (100, 4, 0))
+    across = np.asarray(tiling.assemble([a, b], (1, 2), (384, 8), unequal))
+    down = np.asarray(tiling.assemble([a, b], (2, 1), (8, 384), unequal))
     assert across.transpose(1, 0, 2).tobytes() == down.tobytes()
 
 

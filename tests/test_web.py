@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from titokc import container
+from titokc import container, tiling
 from titokc.codec import Codec
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +39,20 @@ def node(script: str, *arguments: Path):
     """
     command = [NODE, "--input-type=module", "--eval", head + script, FORMATS, *arguments]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+
+
+@in_node
+@pytest.mark.parametrize("shares", [[], [0, 0, 0, 0, 0, 0], [0, 3, 1, 8, 2, 2]])
+def test_tiles_are_joined_in_javascript_as_in_python(photo, shares):
+    tiles = [photo(16, 16, seed).point(lambda value: 100 + value // 16) for seed in range(6)]
+    squares = [{"width": 16, "height": 16, "data": list(tile.tobytes())} for tile in tiles]
+    header = {"width": 50, "height": 37, "rows": 2, "columns": 3, "shares": shares}
+    script = f"""
+        const tiles = {json.dumps(squares)}.map((tile) => ({{ ...tile, data: Uint8ClampedArray.from(tile.data) }}));
+        console.log(JSON.stringify([...tok.assemble(tiles, {json.dumps(header)}).data]));
+    """
+    expected = np.asarray(tiling.assemble(tiles, (2, 3), (50, 37), unequal=any(shares)))
+    assert np.abs(np.array(node(script)).reshape(37, 50, 3) - expected.astype(int)).max() <= 1
 
 
 @in_node

@@ -53,7 +53,7 @@ def to_picture(
     work.expect(header.tiles)
     rows = (np.array(of_tile, np.int64) for of_tile in tokens)
     tiles = work.through(lambda group: engine.decode(group, look or looks[0]), rows, engine.width)
-    return tiling.assemble(map(Image.fromarray, tiles), grid, size)
+    return tiling.assemble(map(Image.fromarray, tiles), grid, size, unequal=bool(header.shares))
 
 
 def distortions(image: Image.Image, grid: Grid, engine: Engine, work: Work) -> np.ndarray:

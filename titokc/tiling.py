@@ -5,7 +5,8 @@ Rows count from the top, columns from the left, tiles row by row.
 
 Tiles do not overlap: coding pixels twice costs more than blending them gains. On Kodak in 2x3 tiles of 128 tokens,
 blending over 1/16 of a tile loses 0.08 dB against hard seams; spreading the step at a seam over 1/32 of the tile on
-either side gains up to 0.025 dB, and the seam is gone (bench/LOG.md).
+either side gains up to 0.025 dB, and the seam is gone (bench/LOG.md). Between tiles of unequal numbers of tokens small
+steps are first spread much wider, which costs nothing; a large one may be the picture's own.
 """
 
 import re
@@ -21,6 +22,10 @@ from titokc.errors import UsageError
 
 # The step at a seam is spread over one part in so many of the tile.
 SEAM_PARTS = 32
+# Between tiles of unequal numbers of tokens a step of at most so many levels is first spread over one part in so many;
+# of a larger one less, of twice as large a one nothing.
+SMALL_STEP = 16
+WIDE_PARTS = 4
 
 Box = tuple[int, int, int, int]
 Grid = tuple[int, int]
@@ -112,8 +117,9 @@ def cut(image: Image.Image, grid: Grid, side: int) -> Iterator[Image.Image]:
         yield fit(tile, (side, side))
 
 
-def assemble(tiles: Iterable[Image.Image], grid: Grid, size: tuple[int, int]) -> Image.Image:
-    """The inverse of `cut`: RGB tiles of any size -> a picture of `size` with smooth seams."""
+def assemble(tiles: Iterable[Image.Image], grid: Grid, size: tuple[int, int], unequal: bool = False) -> Image.Image:
+    """The inverse of `cut`: RGB tiles of any size, of `unequal` numbers of tokens or not -> a picture of `size` with
+    smooth seams."""
     (width, height), (rows, columns) = size, grid
     picture = Image.new("RGB", size)
     for tile, box in zip(tiles, boxes(size, grid), strict=True):
@@ -121,9 +127,10 @@ def assemble(tiles: Iterable[Image.Image], grid: Grid, size: tuple[int, int]) ->
     if rows == columns == 1:
         return picture
     pixels = np.array(picture)
-    for top, bottom in spans(height, rows):
-        _smooth_seams(pixels[top:bottom], spans(width, columns))
-    _smooth_seams(pixels.transpose(1, 0, 2), spans(height, rows))
+    for smooth in (_spread_small_steps, _smooth_seams) if unequal else (_smooth_seams,):
+        for top, bottom in spans(height, rows):
+            smooth(pixels[top:bottom], spans(width, columns))
+        smooth(pixels.transpose(1, 0, 2), spans(height, rows))
     return Image.fromarray(pixels)
 
 
@@ -147,3 +154,24 @@ def _smooth_seams(pixels: np.ndarray, tiles: list[tuple[int, int]]) -> None:
         before, after = pixels[:, seam - left.shape[1] : seam], pixels[:, seam : seam + right.shape[1]]
         before[...] = np.clip(before + left, 0, 255)
         after[...] = np.clip(after - right, 0, 255)
+
+
+def _spread_small_steps(pixels: np.ndarray, tiles: list[tuple[int, int]]) -> None:
+    """In uint8 [lines, length, 3], takes half of what neighbouring `tiles` differ by, over two pixels on either side
+    and many lines, where that is little, from a quarter of either, fading out."""
+    for (start, seam), (_, stop) in pairwise(tiles):
+        deep = min(2, seam - start, stop - seam)
+        before, after = pixels[:, seam - deep : seam], pixels[:, seam : seam + deep]
+        reaches = [max(1, tile // WIDE_PARTS) for tile in (seam - start, stop - seam)]
+        step = _mean_around(after.mean(1) - before.mean(1), min(reaches) // 2)
+        step *= np.clip(2 - np.abs(step).max(1, keepdims=True) / SMALL_STEP, 0, 1)
+        for reach, first, way, sign in (reaches[0], seam - 1, -1, 1), (reaches[1], seam, 1, -1):
+            for n in range(reach):
+                at = pixels[:, first + way * n]
+                at[...] = np.clip(np.floor(at + sign * step * ((2 * (reach - n) - 1) / (4 * reach)) + 0.5), 0, 255)
+
+
+def _mean_around(values: np.ndarray, aside: int) -> np.ndarray:
+    """The mean of each value and of `aside` on either side, along the first axis; the ends go on."""
+    sums = np.cumsum(np.pad(values, ((aside + 1, aside), (0, 0)), "edge"), 0)
+    return (sums[2 * aside + 1 :] - sums[: -2 * aside - 1]) / (2 * aside + 1)

@@ -306,8 +306,8 @@ function lanczos(x) {
 
 const startOf = (at, length, count) => Math.floor((at * length) / count);
 
-/** Square tiles, row by row -> the whole picture, with smooth seams (tok-v1.md, "From indices to pixels"). */
-export function assemble(tiles, { width, height, rows, columns }) {
+/** Square tiles, row by row -> the whole picture, with smooth seams (tok-v1.md and tok-v2.md, "From indices to pixels"). */
+export function assemble(tiles, { width, height, rows, columns, shares = [] }) {
   const data = new Uint8ClampedArray(3 * width * height);
   tiles.forEach((tile, n) => {
     const [row, column] = [Math.floor(n / columns), n % columns];
@@ -319,9 +319,53 @@ export function assemble(tiles, { width, height, rows, columns }) {
       data.set(fitted.data.subarray(from, from + 3 * (right - left)), 3 * (y * width + left));
     }
   });
+  if (shares.some((share) => share)) {
+    for (let row = 0; row < rows; row++) {
+      const [top, bottom] = [startOf(row, height, rows), startOf(row + 1, height, rows)];
+      spreadSmallSteps(data.subarray(3 * width * top, 3 * width * bottom), width, columns, bottom - top, 3, 3 * width);
+    }
+    spreadSmallSteps(data, height, rows, width, 3 * width, 3);
+  }
   smoothSeams(data, width, columns, height, 3, 3 * width);
   smoothSeams(data, height, rows, width, 3 * width, 3);
   return { width, height, data };
+}
+
+function spreadSmallSteps(data, length, count, lines, step, line) {
+  for (let tile = 1; tile < count; tile++) {
+    const [before, seam, after] = [tile - 1, tile, tile + 1].map((at) => startOf(at, length, count));
+    const deep = Math.min(2, seam - before, after - seam);
+    const reaches = [seam - before, after - seam].map((size) => Math.max(1, size >> 2));
+    const aside = Math.min(...reaches) >> 1;
+    const raw = Array.from({ length: lines }, (_, y) =>
+      [0, 1, 2].map((channel) => {
+        let sum = 0;
+        for (let n = 0; n < deep; n++) {
+          const at = y * line + seam * step + channel;
+          sum += data[at + n * step] - data[at - (n + 1) * step];
+        }
+        return sum / deep;
+      }),
+    );
+    const around = (y, channel) => {
+      let sum = 0;
+      for (let n = y - aside; n <= y + aside; n++) sum += raw[clamp(n, 0, lines - 1)][channel];
+      return sum / (2 * aside + 1);
+    };
+    for (let y = 0; y < lines; y++) {
+      const steps = [0, 1, 2].map((channel) => around(y, channel));
+      const part = clamp(2 - Math.max(...steps.map(Math.abs)) / 16, 0, 1);
+      for (let channel = 0; channel < 3; channel++) {
+        reaches.forEach((reach, side) => {
+          for (let n = 0; n < reach; n++) {
+            const at = y * line + (side ? seam + n : seam - 1 - n) * step + channel;
+            const change = steps[channel] * part * ((2 * (reach - n) - 1) / (4 * reach));
+            data[at] = Math.floor(data[at] + (side ? -change : change) + 0.5);
+          }
+        });
+      }
+    }
+  }
 }
 
 function smoothSeams(data, length, count, lines, step, line) {
