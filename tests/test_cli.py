@@ -81,6 +81,21 @@ class TestEncode:
         run("encode", "in/a.png", "-o", "y.tok", "--target-size", 150)
         assert 100 < len(read("y.tok")) <= 150
 
+    def test_unequal_tiles_say_how_many_tokens_they_have(self, run, photo):
+        picture = photo(192, 192)
+        picture.paste((90, 120, 200), (0, 0, 192, 96))
+        picture.save("x.png")
+        said = run("encode", "x.png", "--target-size", 300, "--tiles", "2x2").stderr
+        counts = titokc.read_header(read("x.tok")).counts
+        assert said.startswith(f"x.png -> x.tok: {min(counts)} to {max(counts)} tokens in 2x2 tiles, ")
+        assert f"tokens per tile {min(counts)} to {max(counts)}, {sum(counts)} in all\n" in run("info", "x.tok").stdout
+        fields = json.loads(run("info", "x.tok", "--json").stdout)
+        assert (fields["format_version"], fields["tokens_per_tile"]) == (2, max(counts))
+        assert fields["tokens_of_tiles"] == list(counts)
+        fewer = max(counts) - 5
+        run("truncate", "x.tok", "--tokens", fewer)
+        assert titokc.read_header(read(f"x-{fewer}.tok")).tokens_per_tile == fewer
+
     @pytest.mark.parametrize(
         "options",
         [
