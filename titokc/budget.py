@@ -19,14 +19,25 @@ if TYPE_CHECKING:
 
 # How many numbers of tiles a budget is searched over.
 CANDIDATES = 8
-# Of all candidates, decoded from their nearest tokens, at most so many, no farther than so many dB from the best, are
-# compared after the encoder's search: it gains more in fewer tiles.
+# Of all candidates, decoded from their nearest tokens, at most so many, no farther than so many dB from the best and no
+# more than so many tiles together, are compared after the encoder's search: it gains more in fewer tiles.
 FINALISTS = 3
 CLOSE = 0.1
+SEARCHED = 64
 # Fewer than this part of a model's most tokens are no reason for more tiles: between as large files more tokens win.
 SHARED = 10
 # A quality is looked for in at most so many tiles.
 MOST_TILES = 64
+
+
+def finalists(found: list[tuple[float, list[int], Header]]) -> list[Header]:
+    """Of what was made of candidates, nearest first, those that the search decides between."""
+    best, _, first = found[0]
+    chosen = [first]
+    for quality, _, header in found[1:FINALISTS]:
+        if best - quality <= CLOSE and sum(each.tiles for each in chosen) + header.tiles <= SEARCHED:
+            chosen.append(header)
+    return chosen
 
 
 def header_of(info: ModelInfo, size: tuple[int, int], grid: Grid, tokens: int) -> Header:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from titokc import coding, container, engines, payload
-from titokc.budget import CLOSE, FINALISTS, candidates, header_of, smallest
+from titokc.budget import candidates, finalists, header_of, smallest
 from titokc.container import FINGERPRINT_SIZE, MAX_FILE_SIZE, MAX_SIDE, Examined, Header
 from titokc.errors import ModelMismatchError, ModelNotFoundError, TitokcError, UsageError
 from titokc.files import read_bytes
@@ -175,7 +175,7 @@ class Codec:
             work.foresee(2 * sum(header.tiles for header in headers))
             found = [(*tried(header, replace(options, effort=effort)), header) for header in headers]
             found.sort(key=lambda one: -one[0])
-            headers = [header for quality, _, header in found[:FINALISTS] if found[0][0] - quality <= CLOSE]
+            headers = finalists(found)
         _, indices, header = found[0]
         return header, indices
 
