@@ -52,6 +52,8 @@ def header_of(info: ModelInfo, size: tuple[int, int], grid: Grid, tokens: int) -
     )
 
 
+# Encodes, with a search or without, and decodes: how near that is, and the tokens.
+Tried = Callable[[Header, bool], tuple[float, list[int]]]
 # Of a grid the distortions of its tiles, [N, 1 + K], as `titokc.engines.base.Engine` tells them for a nested model.
 Told = Callable[["Grid"], "np.ndarray"]
 
@@ -121,45 +123,60 @@ def smallest(
     grid: Grid | None,
     goal: tuple[str, float],
     told: Told | None,
-    tried: Callable[[Header], tuple[float, list[int]]],
+    tried: Tried,
 ) -> tuple[Header, list[int]]:
-    """The header and the tokens of the smallest file found that reaches `goal`; `tried` encodes, decodes and judges.
-    told: None where all tiles must have as many tokens.
+    """The header and the tokens of the smallest file found that reaches `goal`. told: None where all tiles must have as
+    many tokens.
 
-    Grids from few tiles to many with the most tokens, until one reaches it: between files of about the same size fewer
-    tiles with more tokens are nearer. Then fewer tokens in it, by bisection: quality scatters a little between
-    neighbouring numbers of tokens, so that a smaller file may exist, but what is returned has reached the goal itself.
-    UsageError with the most that was reached where nothing does.
+    First without a search: of each grid as few tokens as reach it, by bisection, if that makes a smaller file than the
+    grids before. Then with a search in the best grid, of all of them where none has reached it. Quality scatters a
+    little between neighbouring numbers of tokens, so that a smaller file may exist, but what is returned has reached
+    the goal itself. UsageError with the most that was reached where nothing does.
     """
     from titokc import tiling
 
     name, wanted = goal
+    nearest: tuple[float, Header] | None = None
+
+    def fewest(grids: list[Grid], most: int, search: bool) -> tuple[Header, list[int], int] | None:
+        """The last is the number of tokens of a tile, on average."""
+        nonlocal nearest
+        found: tuple[Header, list[int], int] | None = None
+        for grid in grids:
+            low, high = info.min_tokens, most
+            while found and low <= high and file_size(grid, high) >= container.file_size(found[0]):
+                high -= 1
+            tokens = high
+            while low <= high:
+                header = header_of(info, size, grid, tokens)
+                if told:
+                    header = _shared_out(header, info, told, file_size(grid, tokens))
+                reached, indices = tried(header, search)
+                if nearest is None or reached > nearest[0]:
+                    nearest = reached, header
+                if reached >= wanted:
+                    found, high = (header, indices, tokens), tokens - 1
+                else:
+                    low = tokens + 1
+                tokens = (low + high) // 2
+        return found
+
+    def file_size(grid: Grid, tokens: int) -> int:
+        return container.file_size(header_of(info, size, grid, tokens))
+
     grids = [grid] if grid else tiling.candidate_grids(size, info.side, 1, MOST_TILES, lambda _: True, CANDIDATES)
-    best: tuple[float, Header] | None = None
-    for each in grids:
-        header = header_of(info, size, each, info.max_tokens)
-        reached, indices = tried(header)
-        if best is None or reached > best[0]:
-            best = reached, header
-        if reached >= wanted:
-            break
-    else:
-        assert best is not None
-        reached, header = best
-        digits, unit = (2, " dB") if name == "psnr" else (3, "")
-        raise UsageError(
-            f"target_{name} {wanted:g}: the most that was reached is {reached:.{digits}f}{unit}, with "
-            f"{header.tokens_per_tile} tokens in {header.rows}x{header.columns} tiles; ask for less"
-        )
-    fewest, most = info.min_tokens, info.max_tokens
-    while fewest < most:
-        tokens = (fewest + most) // 2
-        fewer = header_of(info, size, (header.rows, header.columns), tokens)
-        if told:
-            fewer = _shared_out(fewer, info, told, container.file_size(fewer))
-        reached, found = tried(fewer)
-        if reached >= wanted:
-            header, indices, most = fewer, found, tokens
-        else:
-            fewest = tokens + 1
-    return header, indices
+    rough = fewest(grids, info.max_tokens, False)
+    if rough:
+        header, indices, tokens = rough
+        header, indices, _ = fewest([(header.rows, header.columns)], tokens, True) or rough
+        return header, indices
+    found = fewest(grids, info.max_tokens, True)
+    if found:
+        return found[0], found[1]
+    assert nearest is not None
+    reached, header = nearest
+    digits, unit = (2, " dB") if name == "psnr" else (3, "")
+    raise UsageError(
+        f"target_{name} {wanted:g}: the most that was reached is {reached:.{digits}f}{unit}, with "
+        f"{header.tokens_per_tile} tokens in {header.rows}x{header.columns} tiles; ask for less"
+    )

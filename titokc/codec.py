@@ -160,9 +160,15 @@ class Codec:
             grid = (1, 1)
         told = lru_cache(maxsize=None)(lambda grid: coding.distortions(image, grid, engine, work))
         if options.goal:
-            goal, metric = options.goal, options.goal[0]
-            unequal = told if engine.info.nested and options.form == "tok" else None
-            return smallest(image.size, engine.info, grid, goal, unequal, lambda header: tried(header, options, metric))
+            metric, efforts = options.goal[0], (0, options.effort)
+            return smallest(
+                image.size,
+                engine.info,
+                grid,
+                options.goal,
+                told if engine.info.nested and options.form == "tok" else None,
+                lambda header, search: tried(header, replace(options, effort=efforts[search]), metric),
+            )
         if options.target_size is None:
             header = header_of(engine.info, image.size, grid or (1, 1), options.tokens or engine.info.max_tokens)
             container.file_size(header)  # refuses what the container cannot hold

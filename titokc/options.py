@@ -29,8 +29,8 @@ class EncodeOptions:
     tiles: "1x1" (the default: the whole picture in one square), "RxC", "auto", or (rows, columns).
     target_size: a budget in bytes: grid and tokens, where not given, are those whose decoded picture is nearest to the
         original (PSNR) among those that fit; the result is never larger. Tiles get as many tokens as they have use for.
-    target_psnr, target_ssim: the decoded picture is at least so near to the original (dB, SSIM): the fewest tiles whose
-        most tokens reach it, and of those tokens as few as bisection finds. Instead of tokens and target_size.
+    target_psnr, target_ssim: the decoded picture is at least so near to the original (dB, SSIM), in the smallest file
+        that is found. Instead of tokens and target_size.
     effort: 0..9, how long to search for tokens that decode to something nearer; 0 takes the nearest tokens (gains and
         times: `titokc.models.nano.search`). Models that cannot search take no notice.
     tune: what the search makes nearer: "psnr", the faithful look's pixels, or "natural", these and how the natural look
