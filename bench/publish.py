@@ -49,7 +49,8 @@ TABLES = (
         "kodak-256",
         "Kodak, 24 photos, centre square at 256x256; whole files counted; mean PSNR and SSIM. Every baseline at\n"
         "its best: all sensible downscales, filters, qualities, the best file that fits (`titokc bench kodak/`);\n"
-        "AVIF's and JPEG's above 204 bytes are older than their search with colours at full size (AVIF up to +.4 dB).\n"
+        "AVIF's above 204 bytes and JPEG's of whole photographs are older than their search with colours at full size\n"
+        "(AVIF up to +.4 dB).\n"
         "Kodak and the 100 photographs below guided the design: they are development sets, not untouched tests.",
         ("nano", "webp", "jpegxl", "jpeg2000", "avif", "jpeg", "blurhash"),
     ),
@@ -70,7 +71,7 @@ TABLES = (
     ),
     Table(
         "kodak-curve",
-        "Kodak once more, at budgets beyond what nano-1 is for.",
+        "Kodak once more, at the largest budgets that were measured.",
         ("nano", "webp", "jpegxl", "avif", "jpeg"),
     ),
     Table(
