@@ -150,7 +150,7 @@ def smallest(
             while low <= high:
                 header = header_of(info, size, grid, tokens)
                 if told:
-                    header = _shared_out(header, info, told, file_size(grid, tokens))
+                    header = _shared_out(header, info, told, container.file_size(header))
                 reached, indices = tried(header, search)
                 if nearest is None or reached > nearest[0]:
                     nearest = reached, header

@@ -139,9 +139,7 @@ class Codec:
         if indices is None:
             indices = self._indices(image, header, engine, options, work)
         data = _pack(header, indices, options.form)
-        psnr = (
-            _nearness(image, coding.to_picture(indices, header, engine, "", image.size, work)) if options.psnr else None
-        )
+        psnr = _nearness(image, indices, header, engine, work) if options.psnr else None
         return Encoded(data, header, tuple(notes), psnr)
 
     def _plan(
@@ -153,7 +151,7 @@ class Codec:
 
         def tried(header: Header, options: EncodeOptions, metric: str = "psnr") -> tuple[float, list[int]]:
             indices = self._indices(image, header, engine, options, work)
-            return _nearness(image, coding.to_picture(indices, header, engine, "", image.size, work), metric), indices
+            return _nearness(image, indices, header, engine, work, metric), indices
 
         grid = None if options.tiles is None else tiling.parse_grid(options.tiles, image.size, engine.info.side)
         if grid is None and options.form != "tok":
@@ -266,11 +264,15 @@ def _concerning_all() -> Iterator[None]:
         raise
 
 
-def _nearness(image: Image.Image, picture: Image.Image, metric: str = "psnr") -> float:
+def _nearness(
+    image: Image.Image, indices: list[int], header: Header, engine: Engine, work: Work, metric: str = "psnr"
+) -> float:
+    """Of what the indices decode to."""
     import numpy as np
 
     from titokc.judge import pixels
 
+    picture = coding.to_picture(indices, header, engine, "", image.size, work)
     found = {"psnr": pixels.psnr, "ssim": pixels.ssim}[metric](np.asarray(image), np.asarray(picture))
     if found is None:
         raise UsageError(f"target_{metric}: not defined for a picture of {image.width}x{image.height}")

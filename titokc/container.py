@@ -331,6 +331,8 @@ def _checksum(body: bytes | memoryview) -> bytes:
 
 def _whole_tokens(data: bytes, header: Header, start: int) -> int:
     """The largest tokens_per_tile whose indices are all there in whole or cut data."""
+    if len(data) - start >= header.payload_bytes:
+        return header.tokens_per_tile
     there = (len(data) - start) * 8 // header.bits_per_index
     counts = range(1, header.tokens_per_tile + 1)
     return bisect(counts, there, key=lambda tokens: replace(header, tokens_per_tile=tokens).indices)

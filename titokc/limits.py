@@ -30,11 +30,10 @@ class Limits:
         if max(width, height) > self.max_side:
             raise LimitExceededError(f"{width}x{height}: the limit is {self.max_side} pixels a side", "max_side")
 
-    def check_indices(self, tiles: int, tokens: int, indices: int | None = None) -> None:
-        """Raises LimitExceededError for too many indices: `tokens` in each of `tiles`, or `indices` in all of them."""
-        each = tiles * tokens
-        if (each if indices is None else indices) > self.max_indices:
-            equal = indices in {None, each}
+    def check_indices(self, tiles: int, tokens: int, indices: int) -> None:
+        """Raises LimitExceededError for too many indices in `tiles` that have `tokens` at most."""
+        if indices > self.max_indices:
+            equal = indices == tiles * tokens
             found = f"{tiles} tiles of {tokens} tokens" if equal else f"{indices} tokens in {tiles} tiles"
             raise LimitExceededError(f"{found}; the limit is {self.max_indices} in all", "max_indices")
 

@@ -29,7 +29,7 @@ def share_out(distortions: np.ndarray, fewest: int, room: int) -> tuple[int, byt
         chosen = _chosen(distortions, [counts[share] for share in shares], room)
         if chosen.min() or not chosen.max():  # no tile has the most, or all have
             continue
-        left = sum(float(tile[counts[shares[n]]]) for tile, n in zip(distortions, chosen, strict=True))
+        left = distortions[range(len(chosen)), [counts[shares[n]] for n in chosen]].sum()
         if best is None or left < best[0]:
             best = left, tokens, bytes(shares[n] for n in chosen)
     return best and best[1:]

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from titokc.cli.batch import Conversion
-from titokc.cli.info import fields_of, range_of_tokens
+from titokc.cli.info import fields_of, range_of
 from titokc.cli.options import (
     SUFFIXES,
     BatchOptions,
@@ -95,4 +95,4 @@ class _Encoding(Conversion):
             fields["psnr"] = round(encoded.psnr, 2)
             quality = f", {encoded.psnr:.2f} dB"
         grid = f" in {header.rows}x{header.columns} tiles" if header.tiles > 1 else ""
-        return fields, f"{range_of_tokens(header)} tokens{grid}{quality}"
+        return fields, f"{range_of(header.counts)} tokens{grid}{quality}"

@@ -1,6 +1,7 @@
 """`titokc info` and `titokc truncate`: what files say, and shorter ones from them, without model or picture."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,10 +143,10 @@ def truncate(
     click.get_current_context().exit(report.exit_code)
 
 
-def range_of_tokens(header: Header) -> str:
-    """For people: "128", or "8 to 49" where tiles have unequal numbers."""
-    counts = header.counts
-    return f"{min(counts)} to {max(counts)}" if header.shares else f"{header.tokens_per_tile}"
+def range_of(counts: Sequence[int]) -> str:
+    """For people, of the tokens of each tile: "128", or "8 to 49" where they are unequal."""
+    fewest, most = min(counts), max(counts)
+    return f"{most}" if fewest == most else f"{fewest} to {most}"
 
 
 def _read(file: Found | Task) -> bytes:
@@ -161,7 +162,7 @@ def _lines(fields: dict[str, Any]) -> list[str]:
         shown["tiles"] = f"{fields['tiles']['rows']}x{fields['tiles']['columns']} (rows x columns)"
         shown["bpp"] = f"{fields['bpp']:.5f}"
     if counts := shown.pop("tokens_of_tiles", ()):
-        shown["tokens_per_tile"] = f"{min(counts)} to {max(counts)}, {sum(counts)} in all"
+        shown["tokens_per_tile"] = f"{range_of(counts)}, {sum(counts)} in all"
     if not shown.pop("checksum_checked", True):
         shown["tokens_found"] = f"{fields['tokens_found']} of each tile; the file was cut short, nothing checks them"
     if "tokens" in fields:
