@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from titokc.budget import LIKELY, candidates
 from titokc.header import Header, possible_counts
+from titokc.models.info import ModelInfo
+from titokc.options import EncodeOptions
 from titokc.sharing import share_out
 
 
@@ -60,3 +63,18 @@ def test_it_leaves_nearly_as_little_as_the_best_of_all_that_can_be_had() -> None
         )
         shared = share_out(distortions, 8, 150)
         assert float(distortions[range(3), counts(shared)].sum()) == pytest.approx(best, rel=0.003)
+
+
+def test_grids_are_tried_where_the_linear_code_leaves_least() -> None:
+    """A picture in four strips, of which one is busy; tiles that are all or nothing of it need fewer tokens."""
+    info = ModelInfo(4096, 4, 128, nested=True, side=256, code=bytes(32))
+
+    def told(grid: tuple[int, int]) -> np.ndarray:
+        rows, columns = grid
+        busy = [max(0, min(1 / 2, (row + 1) / rows) - max(1 / 4, row / rows)) * rows for row in range(rows)]
+        return np.stack([falling(0.02 + part, 0.5 if part in (0, 1) else 0.3) for part in busy for _ in range(columns)])
+
+    headers = candidates((256, 256), info, None, EncodeOptions(target_size=204), told)
+    assert len(headers) == LIKELY
+    assert (headers[0].rows, headers[0].columns) == (4, 1)
+    assert headers[0].counts[1] > 2 * max(headers[0].counts[0], *headers[0].counts[2:])

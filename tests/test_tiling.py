@@ -149,11 +149,25 @@ def test_candidates_of_a_strip_may_be_oblong():
     assert tiling.candidate_grids((20_000, 256), 256, 3, 5, lambda _: True, 8) == [(1, 3), (1, 4), (1, 5)]
 
 
-@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 400), st.integers(1, 400))
-def test_candidates_are_few_distinct_and_within_the_budget(width, height, a, b):
+def test_candidates_may_be_oblong_where_they_are_few():
+    def candidates(size, fewest, most):
+        return tiling.candidate_grids(size, 256, fewest, most, lambda _: True, 8, oblong=True)
+
+    assert candidates((256, 256), 1, 5) == [
+        *((1, 1), (1, 2), (2, 1), (1, 3), (3, 1)),
+        *((1, 4), (2, 2), (4, 1), (1, 5), (5, 1)),
+    ]
+    assert candidates((256, 256), 13, 15) == [(2, 7), (7, 2), (3, 5), (5, 3)]
+    assert candidates((768, 512), 4, 6) == [(1, 4), (2, 2), (4, 1), (1, 5), (1, 6), (2, 3), (3, 2)]
+    assert candidates((768, 512), 16, 17) == [(2, 8), (4, 4), (8, 2)]
+    assert candidates((768, 512), 17, 20) == [(3, 6), (4, 5)]
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 400), st.integers(1, 400), st.booleans())
+def test_candidates_are_few_distinct_and_within_the_budget(width, height, a, b, oblong):
     fewest, most = sorted((a, b))
-    grids = tiling.candidate_grids((width, height), 256, fewest, most, lambda _: True, 8)
-    assert 1 <= len(grids) <= 16
+    grids = tiling.candidate_grids((width, height), 256, fewest, most, lambda _: True, 8, oblong)
+    assert 1 <= len(grids) <= (40 if oblong else 16)
     assert len({rows * columns for rows, columns in grids}) <= 8
     assert len(set(grids)) == len(grids)
     for rows, columns in grids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,15 +18,20 @@ if TYPE_CHECKING:
     from titokc.options import EncodeOptions
     from titokc.tiling import Grid
 
-# How many numbers of tiles a budget is searched over.
+# How many numbers of tiles a budget is searched over, and how many where tiles share it out.
 CANDIDATES = 8
+SHARED_CANDIDATES = 12
+# Of grids whose tiles share the budget out, so many are decoded, those where the linear code leaves least: the decoder
+# takes away so many dB less of it for each doubling of the tiles.
+LIKELY = 6
+DOUBLING = 0.03
 # Of all candidates, decoded from their nearest tokens, at most so many, no farther than so many dB from the best and no
 # more than so many tiles together, are compared after the encoder's search: it gains more in fewer tiles.
 FINALISTS = 3
 CLOSE = 0.1
 SEARCHED = 64
 # Fewer than this part of a model's most tokens are no reason for more tiles: between as large files more tokens win.
-SHARED = 10
+SHARED = 12
 # A quality is looked for in at most so many tiles.
 MOST_TILES = 64
 
@@ -64,6 +70,8 @@ def candidates(
     """Grids, each with the most tokens that the budget allows, of a nested model shared out among tiles."""
     from titokc import tiling
 
+    may_share = info.nested and not options.tokens and options.form == "tok"
+
     budget = options.target_size or 0
     fewest, most = (options.tokens, options.tokens) if options.tokens else (info.min_tokens, info.max_tokens)
 
@@ -91,13 +99,24 @@ def candidates(
             max(1, budget * 8 // (info.bits * most)),
             max(1, budget * 8 // (info.bits * shared)),
             lambda grid: bytes_of(grid, shared) <= budget,
-            CANDIDATES,
+            SHARED_CANDIDATES if may_share else CANDIDATES,
+            oblong=may_share,
         )
     counts = range(fewest, most + 1)
     headers = [header_of(info, size, grid, max(n for n in counts if bytes_of(grid, n) <= budget)) for grid in grids]
-    if not info.nested or options.tokens or options.form != "tok":
+    if not may_share:
         return headers
-    return [_shared_out(header, info, told, budget) for header in headers]
+    return _likeliest([_shared_out(header, info, told, budget) for header in headers], told)
+
+
+def _likeliest(headers: list[Header], told: Told) -> list[Header]:
+    """Those of LIKELY that the linear code brings nearest."""
+
+    def loss(header: Header) -> float:
+        left = told((header.rows, header.columns))[range(header.tiles), header.counts].mean()
+        return 10 * math.log10(left + 1e-30) + DOUBLING * math.log2(header.tiles)
+
+    return sorted(headers, key=loss)[:LIKELY] if len(headers) > LIKELY else headers
 
 
 def _shared_out(equal: Header, info: ModelInfo, told: Told, budget: int) -> Header:

@@ -26,6 +26,9 @@ SEAM_PARTS = 32
 # of a larger one less, of twice as large a one nothing.
 SMALL_STEP = 16
 WIDE_PARTS = 4
+# What tiles of a budget may be: so many times as long as wide, where they are so few.
+LONGEST = 6
+FEW = 16
 
 Box = tuple[int, int, int, int]
 Grid = tuple[int, int]
@@ -60,43 +63,51 @@ def auto_grid(size: tuple[int, int], side: int) -> Grid:
 
 
 def candidate_grids(
-    size: tuple[int, int], side: int, fewest_tiles: int, most_tiles: int, fits: Callable[[Grid], bool], count: int
+    size: tuple[int, int],
+    side: int,
+    fewest_tiles: int,
+    most_tiles: int,
+    fits: Callable[[Grid], bool],
+    count: int,
+    oblong: bool = False,
 ) -> list[Grid]:
     """Grids of `fewest_tiles`..`most_tiles` tiles, of at most `count` numbers of them, that fit a byte budget and are
     worth trying for it.
 
-    Of all grids with as many tiles the one with the squarest, of a square picture both ways. Left out: tiles smaller
-    than side / 4, and tiles more than twice as long as wide where fewer tiles are squarer. Where more than `count` are
-    left, numbers of tiles in about even ratios stay. When none of these fits, the largest below that does. Fewest
-    first.
+    Of all grids with as many tiles the one with the squarest, of a square picture both ways; if `oblong`, of up to
+    FEW tiles also those at most LONGEST times as long as wide: strips of sky and ground. Left out: more tiles than
+    there are of side / 4, and tiles more than twice (those up to FEW: LONGEST times) as long as wide where fewer are
+    squarer. Where more than `count` are left, numbers of tiles in about even ratios stay. When none
+    of these fits, the largest below that does. Fewest first.
     """
     width, height = size
     finest_rows, finest_columns = auto_grid(size, max(1, side // 4))
+    finest = finest_rows * finest_columns
+    if oblong:
+        finest_rows, finest_columns = min(MAX_GRID, height), min(MAX_GRID, width)
 
     def stretch(grid: Grid) -> float:
         return round(abs(log(width * grid[0] / (height * grid[1]))), 6)
 
-    squarest: dict[int, list[Grid]] = {}
+    shapes: dict[int, list[Grid]] = {}
     for rows in range(1, finest_rows + 1):
-        for columns in range(1, min(finest_columns, most_tiles // rows) + 1):
-            best = squarest.setdefault(rows * columns, [])
-            if best and stretch((rows, columns)) < stretch(best[0]):
-                best.clear()
-            if not best or stretch((rows, columns)) == stretch(best[0]):
-                best.append((rows, columns))
-    usable: list[int] = []
+        for columns in range(1, min(finest_columns, finest // rows, most_tiles // rows) + 1):
+            shapes.setdefault(rows * columns, []).append((rows, columns))
+    usable: dict[int, list[Grid]] = {}
     least = inf
-    for tiles in sorted(squarest):
-        if stretch(squarest[tiles][0]) <= max(log(2), least):
-            usable.append(tiles)
-        least = min(least, stretch(squarest[tiles][0]))
-    fitting = [tiles for tiles in usable if fits(squarest[tiles][0])]
+    for tiles in sorted(shapes):
+        squarest = min(map(stretch, shapes[tiles]))
+        others = log(LONGEST) if oblong and tiles <= FEW else 0
+        if squarest <= max(log(2), others, least):
+            usable[tiles] = [grid for grid in shapes[tiles] if stretch(grid) <= max(squarest, others)]
+        least = min(least, squarest)
+    fitting = [tiles for tiles, grids in usable.items() if fits(grids[0])]
     in_range = [tiles for tiles in fitting if tiles >= fewest_tiles] or fitting[-1:]
     if len(in_range) > count:
         ratio = in_range[-1] / in_range[0]
         goals = [in_range[0] * ratio ** (i / (count - 1)) for i in range(count)]
         in_range = sorted({min((abs(log(tiles / goal)), tiles) for tiles in in_range)[1] for goal in goals})
-    return [grid for tiles in in_range for grid in squarest[tiles]]
+    return [grid for tiles in in_range for grid in usable[tiles]]
 
 
 def spans(length: int, count: int) -> list[tuple[int, int]]:
