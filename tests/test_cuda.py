@@ -38,8 +38,10 @@ TITOK = TiTokConfig(ViTSize(16, 1, 2), ViTSize(16, 1, 2), 4, 16, 4, image_size=3
 COMMON = {
     "nano": "token_drop_step=2 phases.0.views.0.side=16 phases.1.views.0.side=32 phases.1.views.1.side=16 "
     "phases.2.views.0.side=32 phases.2.views.1.side=16 phases.0.views.0.batch_size=4 phases.1.views.0.batch_size=4 "
-    "phases.1.views.1.batch_size=4 phases.2.views.0.batch_size=4 phases.2.views.1.batch_size=4",
+    "phases.1.views.1.batch_size=4 phases.2.views.0.batch_size=4 phases.2.views.1.batch_size=4 "
+    "phases.2.views.2.side=32 phases.2.views.2.batch_size=4",
     "nano-natural": "phases.0.views.0.side=64 phases.0.views.0.min_source=0.5 phases.0.objective.pool=5 "
+    "phases.0.views.1.side=64 phases.0.views.1.min_source=0.5 "
     "phases.0.objective.crops=2 phases.0.objective.crop=48 phases.0.objective.whole=1 phases.0.objective.fewest=2",
     "titok": "phases.0.views.0.side=32 phases.0.views.0.batch_size=4 phases.0.warmup=2",
     "pixels": "phases.0.objective.lpips=0 phases.0.objective.convnext=0 phases.0.objective.gan_start=0 "
@@ -157,7 +159,7 @@ def test_steps_of_every_recipe_and_exact_resume(data, tmp_path, monkeypatch, dev
 def test_a_dry_run_tells_what_limits(data, tmp_path, device):
     said = train(data, tmp_path / "run", "nano", device, dtype="bfloat16", steps=8, scale=4, dry_run=True)
     assert said[0] == "--scale 4: batches 4, rates 2 times the recipe's own"
-    assert said[-3].startswith("  searched-256, 16 px, batch 4: ")
+    assert said[-3].startswith("  searched-256, 32 px, batch 4: ")
     assert "the limit is the " in said[-3]
 
 

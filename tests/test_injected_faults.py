@@ -126,6 +126,7 @@ TINY = (
     "token_drop_step=2 phases.0.views.0.side=16 phases.1.views.0.side=32 phases.1.views.1.side=16 "
     "phases.0.views.0.batch_size=4 phases.1.views.0.batch_size=4 phases.1.views.1.batch_size=4 "
     "phases.2.views.0.side=32 phases.2.views.1.side=16 phases.2.views.0.batch_size=4 phases.2.views.1.batch_size=4 "
+    "phases.2.views.2.side=32 phases.2.views.2.batch_size=4 "
     "val_images=4"
 )
 

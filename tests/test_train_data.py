@@ -252,6 +252,21 @@ def test_images_are_crops_through_their_curves():
     assert batch.images(torch.device("cpu")).flatten().tolist() == pytest.approx([0, 5 / 255, 0.25])
 
 
+@pytest.mark.parametrize(
+    ("settings", "smallest"),
+    [({}, 80), ({"min_scale": 0.2}, 80), ({"min_scale": 0.2, "max_zoom": 3.0}, 100 / 3), ({"max_zoom": 3.0}, 50)],
+)
+def test_crops_are_enlarged_so_far(settings, smallest, tmp_path):
+    """Of a picture of 100 pixels whose colour says the column, for squares of 100."""
+    ramp = np.broadcast_to((2 * np.arange(100, dtype=np.uint8))[None, :, None], (100, 100, 3))
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    view = View(side=100, batch_size=1, jitter=0.0, **settings)
+    crops = Sampler(ImageSet(find(tmp_path).training, 100, tmp_path / "cache"), view, (0,)).batch(0, 200).crops.numpy()
+    widths = (crops.max((1, 2, 3)).astype(int) - crops.min((1, 2, 3))) / 2 + 1
+    assert smallest - 1.5 <= widths.min() <= smallest + 1.5
+    assert widths.max() == 100
+
+
 def test_every_image_is_seen_once_an_epoch(images):
     sampler = Sampler(images, View(side=32, batch_size=8), (0,))
     epochs = [[sampler._pick(p) for p in range(8 * e, 8 * e + 8)] for e in range(3)]

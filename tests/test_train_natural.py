@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from titokc import weights
 from titokc.cli import main
 from titokc.errors import UsageError, WeightsError
+from titokc.judge.texture import deviations
 from titokc.models.nano.config import NanoConfig
 from titokc.models.nano.tokenizer import NanoTokenizer
 from titokc.train import checkpoint, objectives
@@ -20,7 +22,7 @@ from titokc.train.export import export
 from titokc.train.log import RunLog
 from titokc.train.loop import Trainer
 from titokc.train.objectives import Setup
-from titokc.train.objectives.natural import Decoded, Natural, Pool
+from titokc.train.objectives.natural import Decoded, Natural, Pool, _deviations, _texture
 from titokc.train.recipes import named
 from titokc.train.recipes.schema import Phase, Recipe, View
 from titokc.train.spectrum import LocalSpectrum
@@ -78,7 +80,7 @@ def test_it_trains_the_generator_alone_and_reports(images, tmp_path):
     assert {name for name in average if not torch.equal(average[name], before[name])} == changed
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     (train,) = (row for row in rows if row["kind"] == "train")
-    terms = {"features", "heads", "patches", "spectrum", "means", "log_l2"}
+    terms = {"features", "heads", "patches", "spectrum", "smooth", "busy", "means", "log_l2"}
     assert {name.removeprefix("loss_") for name in train if name.startswith("loss_")} == terms
     assert {"discriminator_patches", "discriminator_heads"} <= set(train)
     first, last = (row for row in rows if row["kind"] == "val")
@@ -130,6 +132,7 @@ def test_as_a_command(images, tmp_path, write_photos):
     weights.save(plain, tmp_path / "plain")
     sets = (
         "model.natural=16 phases.0.views.0.side=64 phases.0.views.0.min_source=0.5 val_images=2 "
+        "phases.0.views.1.side=64 phases.0.views.1.min_source=0.5 "
         "phases.0.objective.pool=3 phases.0.objective.crops=2 phases.0.objective.crop=48 "
         "phases.0.objective.whole=1 phases.0.objective.fewest=2"
     )
@@ -175,6 +178,22 @@ def test_local_spectrum():
     bright = grain.clone().requires_grad_()
     spectrum(bright + 0.1, other).backward()
     assert bool(bright.grad.isfinite().all())
+
+
+def test_texture_too_much_in_smooth_blocks_and_too_little_in_busy_ones():
+    """32 blocks: a flat half, and one of stripes that deviate by 25.5 of 255."""
+    photograph = torch.full((1, 3, 64, 128), 0.5)
+    photograph[..., 64:] += 0.1 * torch.tensor([1.0, -1.0]).repeat(32)
+    assert [float(term) for term in _texture(photograph, photograph)] == pytest.approx([0, 0], abs=1e-3)
+    smooth, busy = _texture((photograph - 0.5) / 2 + 0.5, photograph)
+    assert (float(smooth), float(busy)) == pytest.approx((0, 0.5), abs=1e-3)
+    grain = torch.full_like(photograph, 0.0)
+    grain[..., ::2, :64] = 0.02
+    smooth, busy = _texture((photograph + grain).requires_grad_(), photograph)
+    assert (float(smooth), float(busy)) == pytest.approx((0.85, 0), abs=0.05)
+    assert np.allclose(
+        _deviations(photograph)[0].ravel(), deviations((255 * photograph[0]).permute(1, 2, 0).numpy()), atol=0.11
+    )
 
 
 def test_the_critics_learn_and_their_verdict_leaves_them_alone():

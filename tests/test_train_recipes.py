@@ -75,7 +75,7 @@ def test_nano_trains_for_its_longest_and_its_shortest_code():
     recipe = named("nano")
     with torch.device("meta"):
         gradients = Gradients(NanoTokenizer(recipe.model), Group(), recipe, torch.float32)
-    assert gradients._token_counts(torch.tensor([0, 0.5, 0.999])).tolist() == [8, 72, 128]
+    assert gradients._token_counts(torch.tensor([0, 0.5, 0.999])).tolist() == [4, 68, 128]
 
 
 def test_override_keeps_types():
@@ -113,6 +113,7 @@ def test_fields_that_must_agree_are_changed_together():
         ("phases.1.search=-1", "search is -1, expected 0 or more"),
         ("phases.0.views.0.share=0", "no view of the phase pretrain-64 has a share"),
         ("phases.0.views.0.min_scale=2", "min_scale is 2.0, expected more than 0, at most 1"),
+        ("phases.0.views.0.max_zoom=0.5", "max_zoom is 0.5, expected 1 or more"),
     ],
 )
 def test_wrong_settings_are_named(setting, complaint):

@@ -11,12 +11,12 @@ from titokc.judge.pixels import decibels
 SIDE = 16
 SMOOTH = 3.0  # of 255
 BUSIEST = 0.25
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 
 
 def deviations(picture: np.ndarray) -> np.ndarray:
     """Standard deviation of luma (BT.601, 0 to 255) in each whole 16x16 block, row by row: float64 [blocks]."""
-    return _blocks(picture @ np.asarray(_LUMA), SIDE).std((1, 3)).ravel()
+    return _blocks(picture @ np.asarray(LUMA), SIDE).std((1, 3)).ravel()
 
 
 def smooth_ratio(originals: np.ndarray, pictures: np.ndarray) -> float | None:

@@ -115,7 +115,7 @@ class Sampler:
         if self.view.min_scale * short <= side <= short <= 1.25 * side and native < 0.5:
             size = side
         else:
-            least = max(self.view.min_scale * short, min(short, 0.8 * side))
+            least = max(self.view.min_scale * short, min(short, side / self.view.max_zoom))
             size = round(least + scale * (short - least))
         return int(down * (height - size + 1)), int(right * (width - size + 1)), size
 

@@ -43,6 +43,10 @@ _FEATURE_SHIFT, _PATCH_SHIFT = 16, 8
 _SCALES = (0.8, 0.9, 1.0, 1.0, 1.1, 1.25)
 # What validation measures of each look and token count.
 _FIGURES = ("psnr", "means", "features", "smooth", "busy")
+# A block of this deviation, of 255, is busy: about the quarter that `titokc.judge.texture` calls so.
+_BUSY = 18.0
+# Fewer blocks than these count as if there were so many.
+_BLOCKS = 16
 # Rounds of search of the tokens that validation decodes.
 _VALIDATION_EFFORT = 2
 
@@ -53,7 +57,8 @@ class Natural:
 
     features: distance of EfficientNet-Lite0's, after one random shift and scale of both pictures. heads, patches: hinge
     losses of critics on these features and on patches beside the faithful picture. spectrum: of local energies at each
-    frequency. means, log_l2: the mean of ln(1 + 10^4 mse) of 8x8 means and of pixels. critics_lr: of AdamW.
+    frequency. smooth, busy: of blocks that vary more than where the photograph is smooth, less than where it is busy.
+    means, log_l2: the mean of ln(1 + 10^4 mse) of 8x8 means and of pixels. critics_lr: of AdamW.
     crops, crop: how many crops of how many pixels; whole, whole_share: how many whole pictures instead, in which part
     of the steps. pool: the pictures in the pool, .42 MB each, in checkpoints too. fewest: tokens of a picture, up to
     all. search: most steps of the training search for them.
@@ -63,6 +68,8 @@ class Natural:
     heads: float = 0.1
     patches: float = 0.15
     spectrum: float = 0.7
+    smooth: float = 2.0
+    busy: float = 0.8
     means: float = 1.4
     log_l2: float = 0.95
     critics_lr: float = 1e-4
@@ -71,7 +78,7 @@ class Natural:
     whole: int = 4
     whole_share: float = 0.15
     pool: int = 512
-    fewest: int = 8
+    fewest: int = 4
     search: int = 2
 
     def scaled(self, times: int) -> "Natural":
@@ -158,8 +165,11 @@ class NaturalObjective(Objective[Natural]):
     def _errors(self, output: Tensor, images: Tensor) -> dict[str, Tensor]:
         """The weighted terms that need no network; [B, 3, S, S] in [0, 1]."""
         weights, output = self.settings, output.float()
+        smooth, busy = _texture(output, images)
         return {
             "spectrum": weights.spectrum * self._spectrum(output, images),
+            "smooth": weights.smooth * smooth,
+            "busy": weights.busy * busy,
             "means": weights.means * log_l2(F.avg_pool2d(output, 8), F.avg_pool2d(images, 8)),
             "log_l2": weights.log_l2 * log_l2(output, images),
         }
@@ -262,6 +272,23 @@ def _with_generator(tokenizer: Tokenizer) -> NanoTokenizer:
     if not isinstance(tokenizer, NanoTokenizer) or NATURAL not in tokenizer.info.looks:
         raise WeightsError("the natural look is trained in a nano that has its generator")
     return tokenizer
+
+
+def _texture(output: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """By how much luma of [B, 3, S, S] varies too much in smooth blocks, in their highest deviation, and by which part
+    too little in busy ones (`titokc.judge.texture`), 0 to 1."""
+    found, wanted = (_deviations(each) for each in (output, images))
+    smooth, busy = wanted < texture.SMOOTH, wanted > _BUSY
+    excess = F.relu(found - wanted)[smooth].sum() / texture.SMOOTH
+    lack = (F.relu(wanted - found) / wanted)[busy].sum()
+    return excess / smooth.sum().clamp_min(_BLOCKS), lack / busy.sum().clamp_min(_BLOCKS)
+
+
+def _deviations(images: Tensor) -> Tensor:
+    """`titokc.judge.texture.deviations` of [B, 3, S, S] in [0, 1], with a gradient: [B, S / 16, S / 16]."""
+    luma = 255 * torch.einsum("bchw,c->bhw", images - 0.5, images.new_tensor(texture.LUMA))[:, None]
+    variances = F.avg_pool2d(luma.square(), texture.SIDE) - F.avg_pool2d(luma, texture.SIDE).square()
+    return variances.clamp_min(0.01).sqrt()[:, 0]
 
 
 def _noise(count: int, channels: int, side: int, like: Tensor) -> Tensor:

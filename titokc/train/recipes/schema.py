@@ -23,8 +23,9 @@ class View:
 
     share: part of the phase's steps that see this view. large_share: part of the samples drawn from images of at
     least twice `side` (negative: in proportion to their number). min_scale: smallest part of an image's largest
-    square that a crop covers, by side length, where the image is larger than the crop; images smaller than
-    `min_source` x `side` are left out. jitter: strength of the brightness, contrast, gamma and colour changes.
+    square that a crop covers, by side length, where that is larger than a crop enlarged `max_zoom` times; images
+    smaller than `min_source` x `side` are left out. jitter: strength of the brightness, contrast, gamma and colour
+    changes.
     """
 
     side: int
@@ -32,12 +33,14 @@ class View:
     share: float = 1.0
     large_share: float = -1.0
     min_scale: float = 0.5
+    max_zoom: float = 1.25
     min_source: float = 0.75
     jitter: float = 0.1
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "side", "batch_size")
         _at_least(self, 0, "share", "min_source", "jitter")
+        _at_least(self, 1, "max_zoom")
         if not 0 < self.min_scale <= 1:
             raise ValueError(f"min_scale is {self.min_scale}, expected more than 0, at most 1")
 
