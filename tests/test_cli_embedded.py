@@ -64,11 +64,11 @@ def test_a_shorter_file_from_a_longer_one(photo, codec):
 
 
 def test_placeholders(photo, codec):
-    """From 8 tokens on: 12 bytes, 16 characters, or a file of 23 bytes; fewer than 32 are not shared among tiles."""
+    """From 4 tokens on: 6 bytes, 8 characters, or a file of 17 bytes; fewer than 24 are not shared among tiles."""
     picture = photo(256, 256)
-    bare = codec.encode(picture, tokens=8, form="bare")
-    text = codec.encode(picture, target_size=18, form="base64")
-    assert (len(bare), len(text), text.decode()) == (12, 16, payload.to_text(bare))
+    bare = codec.encode(picture, tokens=4, form="bare")
+    text = codec.encode(picture, target_size=10, form="base64")
+    assert (len(bare), len(text), text.decode()) == (6, 8, payload.to_text(bare))
     for look in ("faithful", "natural"):
         assert (
             codec.decode(bare, form="bare", look=look).tobytes()
@@ -76,14 +76,14 @@ def test_placeholders(photo, codec):
         )
     mean = Image.new("RGB", (256, 256), tuple(np.asarray(picture).mean((0, 1)).round().astype(int).tolist()))
     assert psnr(codec.decode(bare, form="bare"), picture) > psnr(mean, picture) + 1
-    assert codec.decode(text[:15], form="base64", partial=True, size=(60, 40), look="natural").size == (60, 40)
-    for budget, tokens in ((23, 8), (58, 31)):
+    assert codec.decode(text[:7], form="base64", partial=True, size=(60, 40), look="natural").size == (60, 40)
+    for budget, tokens in ((17, 4), (46, 23)):
         header = titokc.read_header(codec.encode(picture, target_size=budget, effort=0))
         assert (header.tiles, header.tokens_per_tile) == (1, tokens)
-    with pytest.raises(UsageError, match="22 bytes is too small: 8 tokens of nano-1 in 1x1 tiles take 23"):
-        codec.encode(picture, target_size=22)
-    with pytest.raises(UsageError, match="nano-1 makes 8 to 128"):
-        codec.encode(picture, tokens=7)
+    with pytest.raises(UsageError, match="16 bytes is too small: 4 tokens of nano-1 in 1x1 tiles take 17"):
+        codec.encode(picture, target_size=16)
+    with pytest.raises(UsageError, match="nano-1 makes 4 to 128"):
+        codec.encode(picture, tokens=3)
 
 
 def test_alone_and_in_a_batch(photo, codec):

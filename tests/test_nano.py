@@ -69,7 +69,7 @@ def test_the_embedded_configuration() -> None:
     with torch.device("meta"):
         tokenizer = NanoTokenizer(NanoConfig())
     assert (tokenizer.info.bits, tokenizer.info.side) == (12, 256)
-    assert (tokenizer.info.min_tokens, tokenizer.info.max_tokens, tokenizer.info.nested) == (8, 128, True)
+    assert (tokenizer.info.min_tokens, tokenizer.info.max_tokens, tokenizer.info.nested) == (4, 128, True)
 
 
 def test_untrained_nano_is_the_linear_code(fitted: NanoTokenizer) -> None:

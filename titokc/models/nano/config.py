@@ -29,7 +29,7 @@ class NanoConfig:
     patch_size: int = 8
     coefficients: int = 2048
     num_tokens: int = 128
-    min_tokens: int = 8
+    min_tokens: int = 4
     codebook_size: int = 4096
     token_size: int = 8
     hidden: int = 256
