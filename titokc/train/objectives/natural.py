@@ -68,8 +68,8 @@ class Natural:
     heads: float = 0.1
     patches: float = 0.15
     spectrum: float = 0.7
-    smooth: float = 2.0
-    busy: float = 0.8
+    smooth: float = 1.7
+    busy: float = 0.3
     means: float = 1.4
     log_l2: float = 0.95
     critics_lr: float = 1e-4
