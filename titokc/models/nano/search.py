@@ -12,10 +12,10 @@ busy core, 24 Kodak and 40 held-out photographs:
 
     effort          0    1    2    3    4    5    6    7    8    9
     rounds          0    1    2    3    4    6    8   12   16   20
-    32 tokens       0  .09  .15  .18  .20  .22  .24  .25  .26  .27
-    32 tokens, ms    1   51   80  110  133  182  224  290  340  371
-    128 tokens      0  .10  .14  .17  .18  .20  .21  .23  .24  .24
-    128 tokens, ms    5   65  107  144  179  232  281  365  455  536
+    32 tokens       0  .12  .17  .19  .21  .22  .24  .25  .26  .26
+    32 tokens, ms   1   51   83  113  137  181  217  277  317  357
+    128 tokens      0  .11  .15  .17  .19  .21  .21  .23  .23  .23
+    128 tokens, ms  4   65  107  143  181  242  302  396  481  578
 
 More rounds never give less. More tokens can, as what is found scatters: one token more by over .05 dB in a fifth of the
 cases, four by as much in a hundredth (bench/LOG.md).

@@ -68,10 +68,10 @@ class Natural:
     heads: float = 0.1
     patches: float = 0.15
     spectrum: float = 0.7
-    smooth: float = 1.7
-    busy: float = 0.3
+    smooth: float = 0.9
+    busy: float = 0.5
     means: float = 1.4
-    log_l2: float = 0.95
+    log_l2: float = 0.85
     critics_lr: float = 1e-4
     crops: int = 16
     crop: int = 128
