@@ -97,7 +97,7 @@ def test_more_effort_is_never_worse(both, tiles, error) -> None:
     for tile in tiles[[0, 3]]:
         errors = [error(tile, encoded(both[0], tile[None], 48, effort)[0]) for effort in (0, 1, 2, 4, 6)]
         assert errors == sorted(errors, reverse=True)
-        assert errors[-1] < 0.97 * errors[0]
+        assert errors[-1] < 0.98 * errors[0]
 
 
 def test_a_search_gives_no_less_than_the_start_of_a_longer_one(both, error) -> None:
