@@ -67,7 +67,8 @@ Told = Callable[["Grid"], "np.ndarray"]
 def candidates(
     size: tuple[int, int], info: ModelInfo, grid: Grid | None, options: EncodeOptions, told: Told
 ) -> list[Header]:
-    """Grids, each with the most tokens that the budget allows, of a nested model shared out among tiles."""
+    """Grids, each with the most tokens that the budget allows, of a nested model shared out among tiles: then only those
+    that are likely to be the best."""
     from titokc import tiling
 
     may_share = info.nested and not options.tokens and options.form == "tok"
@@ -110,7 +111,7 @@ def candidates(
 
 
 def _likeliest(headers: list[Header], told: Told) -> list[Header]:
-    """Those of LIKELY that the linear code brings nearest."""
+    """The few that the linear code brings nearest, where there are more."""
 
     def loss(header: Header) -> float:
         left = told((header.rows, header.columns))[range(header.tiles), header.counts].mean()
