@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # How many numbers of tiles a budget is searched over, and how many where tiles share it out.
 CANDIDATES = 8
-SHARED_CANDIDATES = 12
+SHARED_CANDIDATES = 24
 # Of grids whose tiles share the budget out, so many are decoded, those where the linear code leaves least: the decoder
 # takes away so many dB less of it for each doubling of the tiles.
 LIKELY = 6

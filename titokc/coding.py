@@ -57,10 +57,18 @@ def to_picture(
 
 
 def distortions(image: Image.Image, grid: Grid, engine: Engine, work: Work) -> np.ndarray:
-    """What is left of each tile after 0 to all tokens, [N, 1 + K] (see `titokc.engines.base.Engine`)."""
+    """What is left of each tile after 0 to all tokens, [N, 1 + K] (see `titokc.engines.base.Engine`), and what is lost
+    of larger ones by scaling."""
     import numpy as np
 
     from titokc import tiling
 
-    tiles = map(np.asarray, tiling.cut(image, grid, engine.info.side))
-    return np.stack(list(work.through(engine.distortions, tiles, engine.width, counted=False)))
+    side = engine.info.side
+    tiles = map(np.asarray, tiling.cut(image, grid, side))
+    left = np.stack(list(work.through(engine.distortions, tiles, engine.width, counted=False)))
+    for tile, box in zip(left, tiling.boxes(image.size, grid), strict=True):
+        original = image.crop(box)
+        if max(original.size) > side:
+            enlarged = tiling.fit(tiling.fit(original, (side, side)), original.size)
+            tile += np.square(np.asarray(original, np.float32) - np.asarray(enlarged)).mean() / 255**2
+    return left
