@@ -67,8 +67,8 @@ Told = Callable[["Grid"], "np.ndarray"]
 def candidates(
     size: tuple[int, int], info: ModelInfo, grid: Grid | None, options: EncodeOptions, told: Told
 ) -> list[Header]:
-    """Grids, each with the most tokens that the budget allows, of a nested model shared out among tiles: then only those
-    that are likely to be the best."""
+    """Grids, each with the most tokens that the budget allows; with those of a nested model shared out among tiles only
+    the likeliest."""
     from titokc import tiling
 
     may_share = info.nested and not options.tokens and options.form == "tok"
