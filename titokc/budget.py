@@ -114,8 +114,7 @@ def _likeliest(headers: list[Header], told: Told) -> list[Header]:
     """The few that the linear code brings nearest, where there are more."""
 
     def loss(header: Header) -> float:
-        left = told((header.rows, header.columns))[range(header.tiles), header.counts].mean()
-        return 10 * math.log10(left + 1e-30) + DOUBLING * math.log2(header.tiles)
+        return 10 * math.log10(_left(header, told) + 1e-30) + DOUBLING * math.log2(header.tiles)
 
     return sorted(headers, key=loss)[:LIKELY] if len(headers) > LIKELY else headers
 
@@ -134,7 +133,12 @@ def _shared_out(equal: Header, info: ModelInfo, told: Told, budget: int) -> Head
     unequal = replace(equal, tokens_per_tile=shared[0], shares=shared[1])
     if container.file_size(unequal) > budget:  # a long file's checksum is longer
         return equal
-    return min(equal, unequal, key=lambda header: distortions[range(header.tiles), header.counts].sum())
+    return min(equal, unequal, key=lambda header: _left(header, told))
+
+
+def _left(header: Header, told: Told) -> float:
+    """The mean of what the linear code leaves of the tiles, with their numbers of tokens."""
+    return float(told((header.rows, header.columns))[range(header.tiles), header.counts].mean())
 
 
 def smallest(

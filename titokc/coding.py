@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from titokc import container
@@ -63,12 +64,18 @@ def distortions(image: Image.Image, grid: Grid, engine: Engine, work: Work) -> n
 
     from titokc import tiling
 
-    side = engine.info.side
-    tiles = map(np.asarray, tiling.cut(image, grid, side))
-    left = np.stack(list(work.through(engine.distortions, tiles, engine.width, counted=False)))
-    for tile, box in zip(left, tiling.boxes(image.size, grid), strict=True):
-        original = image.crop(box)
-        if max(original.size) > side:
-            enlarged = tiling.fit(tiling.fit(original, (side, side)), original.size)
-            tile += np.square(np.asarray(original, np.float32) - np.asarray(enlarged)).mean() / 255**2
-    return left
+    side, lost = engine.info.side, []
+
+    def scaled() -> Iterator[np.ndarray]:
+        boxes = tiling.boxes(image.size, grid)
+        for tile, box in zip(tiling.cut(image, grid, side), boxes, strict=True):
+            error = 0.0
+            if max(box[2] - box[0], box[3] - box[1]) > side:
+                original = image.crop(box)
+                enlarged = tiling.fit(tile, original.size)
+                error = float(np.square(np.asarray(original, np.float32) - np.asarray(enlarged)).mean() / 255**2)
+            lost.append(error)
+            yield np.asarray(tile)
+
+    left = np.stack(list(work.through(engine.distortions, scaled(), engine.width, counted=False)))
+    return left + np.array(lost)[:, None]
