@@ -87,12 +87,12 @@ def make_tiny():
             square = (self.info.side, self.info.side)
             return nn.functional.interpolate(colours.view(-1, 3, 8, 16), square, mode="bilinear")
 
-        def distortions(self, image):
+        def distortions(self, image, tokens):
             x = torch.tensor(image).permute(2, 0, 1)[None] / 255
             with torch.no_grad():
                 indices, marks = self.encode(x), range(8, 129, 8)
                 left = [float((self.decode(indices[:, :count]) - x).square().mean()) for count in marks]
-            return np.interp(range(129), marks, left)
+            return np.interp(range(tokens + 1), marks, left)
 
         def code(self):
             return Code(1, {}, {})

@@ -135,7 +135,7 @@ def test_one_row_for_each_picture_codec_and_point(report):
 
 def test_rows_of_a_model_name_its_tokens(report):
     rows = [row for row in rows_of(report) if row["codec"] == "tiny" and row["budget"] == 70]
-    assert [row["point"] for row in rows] == [{"tiles": "1x1", "tokens": 38}] * 3
+    assert [row["point"] for row in rows] == [{"tiles": "1x1", "tokens": 38, "effort": 9}] * 3
     assert {row["kind"] for row in rows} == {"model"}
 
 

@@ -149,7 +149,7 @@ class TestMisuse:
         [
             {"tokens": "64"},
             {"tokens": 64.0},
-            {"effort": None},
+            {"effort": "6"},
             {"effort": -1},
             {"effort": 10},
             {"target_size": "9"},

@@ -44,7 +44,7 @@ ALLOWED = {
     "weights",
     "pillow_plugin": "codec container options",
     "train": "engines files imaging judge models weights",
-    "bench": "__init__ _version codec files imaging judge processes",
+    "bench": "__init__ _version codec files imaging judge options processes",
     "dataset": "budget codec container files ids imaging limits models options processes weights",
     "cli": "_version bench codec container dataset engines files ids imaging judge limits models options train weights",
     "__init__": "_version codec container limits",

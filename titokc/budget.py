@@ -26,22 +26,31 @@ SHARED_CANDIDATES = 24
 LIKELY = 6
 DOUBLING = 0.03
 # Of all candidates, decoded from their nearest tokens, at most so many, no farther than so many dB from the best and no
-# more than so many tiles together, are compared after the encoder's search: it gains more in fewer tiles.
-FINALISTS = 3
+# more than so many tiles together, are compared after a search of this effort: it gains more in fewer tiles. Those that
+# are so near to the best then are searched for with all effort.
+FINALISTS = 4
 CLOSE = 0.1
 SEARCHED = 64
+SHORT_EFFORT = 3
+AFTER_SEARCH = 0.02
 # Fewer than this part of a model's most tokens are no reason for more tiles: between as large files more tokens win.
 SHARED = 12
 # A quality is looked for in at most so many tiles.
 MOST_TILES = 64
 
 
-def finalists(found: list[tuple[float, list[int], Header]]) -> list[Header]:
-    """Of what was made of candidates, nearest first, those that the search decides between."""
+def stages(effort: int) -> list[tuple[int, float]]:
+    """After searches of which efforts candidates are compared, and how many dB from the best go on to the next."""
+    return [stage for stage in ((0, CLOSE), (SHORT_EFFORT, AFTER_SEARCH)) if stage[0] < effort] + [(effort, 0.0)]
+
+
+def finalists(found: list[tuple[float, list[int], Header]], close: float) -> list[Header]:
+    """Of what was made of candidates, nearest first, those within `close` dB of the best that more search decides
+    between."""
     best, _, first = found[0]
     chosen = [first]
     for quality, _, header in found[1:FINALISTS]:
-        if best - quality <= CLOSE and sum(each.tiles for each in chosen) + header.tiles <= SEARCHED:
+        if best - quality <= close and sum(each.tiles for each in chosen) + header.tiles <= SEARCHED:
             chosen.append(header)
     return chosen
 
@@ -58,9 +67,10 @@ def header_of(info: ModelInfo, size: tuple[int, int], grid: Grid, tokens: int) -
     )
 
 
-# Encodes, with a search or without, and decodes: how near that is, and the tokens.
-Tried = Callable[[Header, bool], tuple[float, list[int]]]
-# Of a grid the distortions of its tiles, [N, 1 + K], as `titokc.engines.base.Engine` tells them for a nested model.
+# Encodes, with so much effort, and decodes: how near that is, and the tokens.
+Tried = Callable[[Header, int], tuple[float, list[int]]]
+# Of a grid the distortions of its tiles, [N, 1 + K], K being the most tokens that a tile can have, as
+# `titokc.engines.base.Engine` tells them for a nested model.
 Told = Callable[["Grid"], "np.ndarray"]
 
 
@@ -146,6 +156,7 @@ def smallest(
     info: ModelInfo,
     grid: Grid | None,
     goal: tuple[str, float],
+    effort: int,
     told: Told | None,
     tried: Tried,
 ) -> tuple[Header, list[int]]:
@@ -162,7 +173,7 @@ def smallest(
     name, wanted = goal
     nearest: tuple[float, Header] | None = None
 
-    def fewest(grids: list[Grid], most: int, search: bool) -> tuple[Header, list[int], int] | None:
+    def fewest(grids: list[Grid], most: int, effort: int) -> tuple[Header, list[int], int] | None:
         """The last is the number of tokens of a tile, on average."""
         nonlocal nearest
         found: tuple[Header, list[int], int] | None = None
@@ -175,7 +186,7 @@ def smallest(
                 header = header_of(info, size, grid, tokens)
                 if told:
                     header = _shared_out(header, info, told, container.file_size(header))
-                reached, indices = tried(header, search)
+                reached, indices = tried(header, effort)
                 if nearest is None or reached > nearest[0]:
                     nearest = reached, header
                 if reached >= wanted:
@@ -189,12 +200,12 @@ def smallest(
         return container.file_size(header_of(info, size, grid, tokens))
 
     grids = [grid] if grid else tiling.candidate_grids(size, info.side, 1, MOST_TILES, lambda _: True, CANDIDATES)
-    rough = fewest(grids, info.max_tokens, False)
+    rough = fewest(grids, info.max_tokens, 0)
     if rough:
         header, indices, tokens = rough
-        header, indices, _ = fewest([(header.rows, header.columns)], tokens, True) or rough
+        header, indices, _ = fewest([(header.rows, header.columns)], tokens, effort) or rough
         return header, indices
-    found = fewest(grids, info.max_tokens, True)
+    found = fewest(grids, info.max_tokens, effort)
     if found:
         return found[0], found[1]
     assert nearest is not None

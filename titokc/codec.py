@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from titokc import coding, container, engines, payload
-from titokc.budget import candidates, finalists, header_of, smallest
+from titokc.budget import candidates, finalists, header_of, smallest, stages
 from titokc.container import FINGERPRINT_SIZE, MAX_FILE_SIZE, MAX_SIDE, Examined, Header
 from titokc.errors import ModelMismatchError, ModelNotFoundError, TitokcError, UsageError
 from titokc.files import read_bytes
@@ -149,37 +149,40 @@ class Codec:
         that reaches it), and its indices if they were made on the way."""
         from titokc import tiling
 
-        def tried(header: Header, options: EncodeOptions, metric: str = "psnr") -> tuple[float, list[int]]:
-            indices = self._indices(image, header, engine, options, work)
+        def tried(header: Header, effort: int, metric: str = "psnr") -> tuple[float, list[int]]:
+            indices = self._indices(image, header, engine, replace(options, effort=effort), work)
             return _nearness(image, indices, header, engine, work, metric), indices
 
         grid = None if options.tiles is None else tiling.parse_grid(options.tiles, image.size, engine.info.side)
         if grid is None and options.form != "tok":
             grid = (1, 1)
-        told = lru_cache(maxsize=None)(lambda grid: coding.distortions(image, grid, engine, work))
+        most = engine.info.max_tokens
+        if options.target_size is not None:
+            most = min(most, options.target_size * 8 // engine.info.bits)
+        told = lru_cache(maxsize=None)(lambda grid: coding.distortions(image, grid, most, engine, work))
         if options.goal:
-            metric, efforts = options.goal[0], (0, options.effort)
             return smallest(
                 image.size,
                 engine.info,
                 grid,
                 options.goal,
+                options.search_effort,
                 told if engine.info.nested and options.form == "tok" else None,
-                lambda header, search: tried(header, replace(options, effort=efforts[search]), metric),
+                partial(tried, metric=options.goal[0]),
             )
         if options.target_size is None:
             header = header_of(engine.info, image.size, grid or (1, 1), options.tokens or engine.info.max_tokens)
             container.file_size(header)  # refuses what the container cannot hold
             return header, None
         headers = candidates(image.size, engine.info, grid, options, told)
-        if len(headers) == 1:
-            return headers[0], None
         found: list[tuple[float, list[int], Header]] = []
-        for effort in sorted({0, options.effort}):
+        for effort, close in stages(options.search_effort):
+            if len(headers) == 1:
+                return headers[0], None
             work.foresee(2 * sum(header.tiles for header in headers))
-            found = [(*tried(header, replace(options, effort=effort)), header) for header in headers]
+            found = [(*tried(header, effort), header) for header in headers]
             found.sort(key=lambda one: -one[0])
-            headers = finalists(found)
+            headers = finalists(found, close)
         _, indices, header = found[0]
         return header, indices
 

@@ -26,7 +26,7 @@ def to_indices(image: Image.Image, header: Header, engine: Engine, options: Enco
     from titokc import tiling
 
     def run(group: list[tuple[np.ndarray, int]]) -> list[np.ndarray]:
-        return engine.encode([tile for tile, _ in group], [n for _, n in group], options.effort, options.tune)
+        return engine.encode([tile for tile, _ in group], [n for _, n in group], options.search_effort, options.tune)
 
     work.expect(header.tiles)
     tiles = map(np.asarray, tiling.cut(image, (header.rows, header.columns), engine.info.side))
@@ -57,9 +57,9 @@ def to_picture(
     return tiling.assemble(map(Image.fromarray, tiles), grid, size, unequal=bool(header.shares))
 
 
-def distortions(image: Image.Image, grid: Grid, engine: Engine, work: Work) -> np.ndarray:
-    """What is left of each tile after 0 to all tokens, [N, 1 + K] (see `titokc.engines.base.Engine`), and what is lost
-    of larger ones by scaling."""
+def distortions(image: Image.Image, grid: Grid, tokens: int, engine: Engine, work: Work) -> np.ndarray:
+    """What is left of each tile after 0 to `tokens` tokens, [N, 1 + tokens] (see `titokc.engines.base.Engine`), and
+    what is lost of larger ones by scaling."""
     import numpy as np
 
     from titokc import tiling
@@ -77,5 +77,8 @@ def distortions(image: Image.Image, grid: Grid, engine: Engine, work: Work) -> n
             lost.append(error)
             yield np.asarray(tile)
 
-    left = np.stack(list(work.through(engine.distortions, scaled(), engine.width, counted=False)))
+    def run(tiles: list[np.ndarray]) -> list[np.ndarray]:
+        return engine.distortions(tiles, tokens)
+
+    left = np.stack(list(work.through(run, scaled(), engine.width, counted=False)))
     return left + np.array(lost)[:, None]

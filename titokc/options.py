@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 EFFORTS = range(10)
 DEFAULT_EFFORT = 6
+# Choosing among grids takes several times as long as one search anyway.
+BUDGET_EFFORT = 9
 TUNES = ("psnr", "natural")
 FORMS = ("tok", "bare", "base64")
 
@@ -32,7 +34,7 @@ class EncodeOptions:
     target_psnr, target_ssim: the decoded picture is at least so near to the original (dB, SSIM), in the smallest file
         that is found. Instead of tokens and target_size.
     effort: 0..9, how long to search for tokens that decode to something nearer; 0 takes the nearest tokens (gains and
-        times: `titokc.models.nano.search`). Models that cannot search take no notice.
+        times: `titokc.models.nano.search`). By default 6, with target_size 9. Models that cannot search take no notice.
     tune: what the search makes nearer: "psnr", the faithful look's pixels, or "natural", these and how the natural look
         looks to EfficientNet-Lite0, which needs titokc[train] and the engine "torch".
     background: the colour under transparent pixels.
@@ -46,7 +48,7 @@ class EncodeOptions:
     target_size: int | None = None
     target_psnr: float | None = None
     target_ssim: float | None = None
-    effort: int = DEFAULT_EFFORT
+    effort: int | None = None
     tune: str = "psnr"
     background: Background = "white"
     form: str = "tok"
@@ -57,12 +59,18 @@ class EncodeOptions:
         for name in ("tokens", "target_size"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name))
-        check_number("effort", self.effort, 0)
-        if self.effort not in EFFORTS:
+        check_number("effort", self.search_effort, 0)
+        if self.search_effort not in EFFORTS:
             raise UsageError(f"effort {self.effort}: expected 0 to {EFFORTS[-1]}")
         if self.tune not in TUNES:
             raise UsageError(f"tune {self.tune!r}: expected one of {', '.join(TUNES)}")
         self._check_goal()
+
+    @property
+    def search_effort(self) -> int:
+        if self.effort is not None:
+            return self.effort
+        return DEFAULT_EFFORT if self.target_size is None else BUDGET_EFFORT
 
     @property
     def goal(self) -> tuple[str, float] | None:

@@ -11,7 +11,7 @@ import click
 
 from titokc.errors import UsageError
 from titokc.limits import DEFAULT_LIMITS, Limits
-from titokc.options import DEFAULT_EFFORT, EFFORTS
+from titokc.options import EFFORTS
 
 if TYPE_CHECKING:
     from titokc.codec import Codec
@@ -96,14 +96,16 @@ def output_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any
 
 
 model_option = click.option("--model", metavar="NAME|PATH", help="A known model or a model directory. [default: nano]")
-effort_option = click.option(
-    "--effort",
-    metavar="0..9",
-    type=click.IntRange(0, EFFORTS[-1]),
-    default=DEFAULT_EFFORT,
-    show_default=True,
-    help="How long to search for better tokens; 0 takes the nearest.",
-)
+
+
+def effort_option(default: int | None, shown: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        "--effort",
+        metavar="0..9",
+        type=click.IntRange(0, EFFORTS[-1]),
+        default=default,
+        help=f"How long to search for better tokens; 0 takes the nearest. [default: {shown}]",
+    )
 
 
 def engine_options(

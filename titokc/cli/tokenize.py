@@ -16,6 +16,7 @@ from titokc.cli.report import Report, say
 from titokc.container import read_header
 from titokc.errors import InputError, UsageError
 from titokc.limits import DEFAULT_LIMITS, Limits
+from titokc.options import DEFAULT_EFFORT
 
 # Of keys that stand in more than one shard, so many are named.
 _NAMED = 10
@@ -45,7 +46,7 @@ class Part(click.ParamType):
 )
 @click.option("--tokens", metavar="N", type=click.IntRange(1), help="Tokens a picture. [default: the model's most]")
 @model_option
-@effort_option
+@effort_option(DEFAULT_EFFORT, str(DEFAULT_EFFORT))
 @click.option(
     "--shard", "part", metavar="I/N", type=Part(), default="1/1", help="Only every Nth shard, from the Ith on."
 )

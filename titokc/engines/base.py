@@ -41,6 +41,6 @@ class Engine(Protocol):
         look: one of info.looks.
         """
 
-    def distortions(self, tiles: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """uint8 RGB [N][S, S, 3] -> float64 [N][1 + info.max_tokens], about what squared error is left after so many
-        tokens, the mean over samples in 0..1: by it a nested model's tokens are shared out among tiles."""
+    def distortions(self, tiles: Sequence[np.ndarray], tokens: int) -> list[np.ndarray]:
+        """uint8 RGB [N][S, S, 3] -> float64 [N][1 + tokens], about what squared error is left after so many of them,
+        the mean over samples in 0..1: by it a nested model's tokens are shared out among tiles."""

@@ -84,8 +84,8 @@ class LightEngine:
         _ = self._decoder, look == "natural" and self._generator  # once, not in each thread
         return self._side_by_side(partial(self._decode, look=look), tokens)
 
-    def distortions(self, tiles: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return self._side_by_side(lambda tile: distortions(self._code, self._transform, planes(tile)), tiles)
+    def distortions(self, tiles: Sequence[np.ndarray], tokens: int) -> list[np.ndarray]:
+        return self._side_by_side(lambda tile: distortions(self._code, self._transform, planes(tile), tokens), tiles)
 
     def _encode(self, tile: np.ndarray, tokens: int, effort: int) -> np.ndarray:
         picture = planes(tile)

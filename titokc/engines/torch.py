@@ -95,8 +95,8 @@ class TorchEngine:
     def decode(self, tokens: Sequence[np.ndarray], look: str) -> list[np.ndarray]:
         return self._run_all([(self._decode, look)] * len(tokens), tokens, True)
 
-    def distortions(self, tiles: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return [self._tokenizer.distortions(tile) for tile in tiles]
+    def distortions(self, tiles: Sequence[np.ndarray], tokens: int) -> list[np.ndarray]:
+        return [self._tokenizer.distortions(tile, tokens) for tile in tiles]
 
     def _run_all(self, works: Sequence[_Work], rows: Sequence[np.ndarray], may_share: bool) -> list[np.ndarray]:
         shared = may_share and self._device.type == "cpu" and len(rows) < self._threads

@@ -122,7 +122,7 @@ class Tokenizer(nn.Module, ABC):
         clamped). 1 <= k <= info.max_tokens. look: one of `info.looks`.
         """
 
-    def distortions(self, image: np.ndarray) -> np.ndarray:
+    def distortions(self, image: np.ndarray, tokens: int) -> np.ndarray:
         """See `titokc.engines.base.Engine`; of one picture, uint8 RGB [S, S, 3]. Nested tokenizers tell it."""
         raise NotImplementedError
 

@@ -31,13 +31,14 @@ ENLARGERS = ("bicubic", "lanczos")
 class Found:
     """The best file: the point that makes it, its bytes, the filter that enlarges it, and the PSNR in dB then.
 
-    Bytes and PSNR are None of a model, whose own choice of a point is taken.
+    A model chooses its point itself: filter and PSNR are None, and `encode_ms` is how long choosing and encoding took.
     """
 
     point: Point
-    data: bytes | None
-    enlarge: str
+    data: bytes
+    enlarge: str | None
     psnr: float | None
+    encode_ms: float | None = None
 
 
 @dataclass(frozen=True)

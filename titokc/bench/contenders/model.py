@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -9,14 +10,15 @@ from PIL import Image
 
 from titokc.bench.contenders.interface import Contender, Found, Impossible, Point
 from titokc.errors import UsageError
+from titokc.options import BUDGET_EFFORT
 
 if TYPE_CHECKING:
     from titokc.codec import Codec
 
 
 class Model(Contender):
-    """A point is {"tiles": "RxC", "tokens": those of a tile} or, where tiles have unequal numbers of them, {"tiles":
-    "RxC", "target_size": the budget in bytes}. form, look, tune: see `EncodeOptions` and
+    """A point is {"tiles": "RxC", "tokens": those of a tile, "effort": 0..9} or, where tiles have unequal numbers of
+    tokens, {"tiles": "RxC", "target_size": the budget in bytes}. form, look, tune: see `EncodeOptions` and
     `DecodeOptions`; a payload alone says neither its picture's size nor its model, as a BlurHash does not, and is
     decoded at the model's side."""
 
@@ -51,10 +53,12 @@ class Model(Contender):
     def _chosen(self, picture: Image.Image, budget: int) -> Found | Impossible:
         """What `Codec.encode(target_size=...)` chooses."""
         options: dict[str, Any] = {"target_size": budget, "form": self.form}
+        start = time.perf_counter()
         try:
-            header = next(self.codec.encode_many([picture], details=True, **options)).header
+            encoded = next(self.codec.encode_many([picture], details=True, tune=self.tune, **options))
         except UsageError as error:
             return Impossible(None, str(error))
-        number = {"target_size": budget} if header.shares else {"tokens": header.tokens_per_tile}
-        point = {"tiles": f"{header.rows}x{header.columns}", **number}
-        return Found(point, None, "bicubic", None)
+        encode_ms, header = 1e3 * (time.perf_counter() - start), encoded.header
+        equal = {"tokens": header.tokens_per_tile, "effort": BUDGET_EFFORT}
+        point = {"tiles": f"{header.rows}x{header.columns}"} | ({"target_size": budget} if header.shares else equal)
+        return Found(point, encoded.data, None, None, encode_ms)

@@ -158,12 +158,15 @@ class AdaptiveResidualVQ(nn.Module):
     # ---- coding
 
     @torch.no_grad()
-    def assign(self, coefficients: Tensor, counts: Tensor | int, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def assign(
+        self, coefficients: Tensor, counts: Tensor | int, kept: Tensor | None = None, choice: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """float32 [B, C] and the tokens to make of each, [B] or a number for all -> indices [B, max(counts)], 0 beyond
         a row's count, and the quantised coefficients [B, C].
 
         counts: on the host, or this waits for the device; the longest are worked on first. kept: indices [B, k] of the
-        first tokens, k <= min(counts), which are taken as they are."""
+        first tokens, k <= min(counts), which are taken as they are. choice: of the first token that is made, how many
+        entries are nearer than the one that is taken, [B]."""
         device = coefficients.device
         by_count: Tensor | slice = slice(None)
         back: Tensor | slice = slice(None)
@@ -177,16 +180,18 @@ class AdaptiveResidualVQ(nn.Module):
         indices = torch.zeros(len(wanted), len(having), dtype=torch.int64, device=device)
         with full_precision(device):
             whole, network = self.start(len(wanted)), self.network()
+            first = 0 if kept is None else kept.shape[1]
             for token, rows in enumerate(having):
                 known = whole[:rows]
                 self.predict(known, token, network)
                 chosen, steps = self.choose(known)
-                if kept is not None and token < kept.shape[1]:
+                if kept is not None and token < first:
                     indices[:, token] = kept[by_count][:, token]
                     entries = self.codebooks[token].T[indices[:, token]].float()
                 else:
                     residual = (wanted[:rows] - known.values).gather(1, chosen)
-                    indices[:rows, token], entries = self.nearest(residual / steps, steps, token)
+                    others = choice[by_count][:rows] if choice is not None and token == first else None
+                    indices[:rows, token], entries = self.nearest(residual / steps, steps, token, others)
                 self.update(known, token, chosen, entries * steps)
         return indices[back], whole.values[back] * self.unit
 
@@ -201,11 +206,13 @@ class AdaptiveResidualVQ(nn.Module):
                 self.update(known, token, chosen, self.codebooks[token].T[indices[:, token]] * steps)
         return known.values * self.unit
 
-    def nearest(self, residual: Tensor, steps: Tensor, token: int) -> tuple[Tensor, Tensor]:
+    def nearest(
+        self, residual: Tensor, steps: Tensor, token: int, choice: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What is left of a token's coefficients [B, T], in steps -> indices [B] of the entries that leave the least
-        squared error, and those [B, T]."""
+        squared error, or of those that so many leave less than, and those [B, T]."""
         codebook = self.codebooks[token].float()
-        indices = nearest(residual, (steps / steps[:, :1]).square(), codebook)
+        indices = nearest(residual, (steps / steps[:, :1]).square(), codebook, choice)
         return indices, codebook.T[indices]
 
 
@@ -214,8 +221,11 @@ def power(exponents: Tensor) -> Tensor:
     return (torch.ones_like(exponents) << exponents).float()
 
 
-def nearest(residual: Tensor, weights: Tensor, codebook: Tensor) -> Tensor:
-    """For residual [B, T] the entries of codebook [T, V] with the least squared error, weighted by [B, T]: [B]."""
+def nearest(residual: Tensor, weights: Tensor, codebook: Tensor, choice: Tensor | None = None) -> Tensor:
+    """For residual [B, T] the entries of codebook [T, V] with the least squared error, weighted by [B, T], or, with
+    choice [B], those that so many are nearer than: [B]."""
     scores = torch.cat([weights, -2 * weights * residual], 1) @ torch.cat([codebook.square(), codebook])
+    if choice is not None:
+        return scores.argsort(1).gather(1, choice[:, None])[:, 0]
     # On the CPU NumPy's arg-min is five times faster than torch's, and this is what fitting spends its time on.
     return torch.from_numpy(scores.numpy().argmin(1)) if scores.device.type == "cpu" else scores.argmin(1)

@@ -121,10 +121,16 @@ class Code:
         self._tables: list[np.ndarray | None] = [None] * len(self.codebooks)
 
     def assign(
-        self, coefficients: np.ndarray, tokens: int, after: State | None = None, marks: Sequence[int] = ()
+        self,
+        coefficients: np.ndarray,
+        tokens: int,
+        after: State | None = None,
+        marks: Sequence[int] = (),
+        choice: int = 0,
     ) -> tuple[np.ndarray, np.ndarray, list[State]]:
         """float32 [C] -> indices of `tokens` tokens, each the nearest entry, the quantised coefficients [C], and the
-        states on the way before those tokens that are `marks`. after: such a state, whose tokens stay as they are."""
+        states on the way before those tokens that are `marks`. after: such a state, whose tokens stay as they are.
+        choice: of the first token, how many entries are nearer than the one that is taken."""
         wanted = coefficients / self.unit
         state, marked = after.copy() if after else self._start(tokens), []
         for token, chosen, steps in self._tokens(state):
@@ -132,15 +138,16 @@ class Code:
                 marked.append(state.copy())
             residual = (wanted[chosen] - state.values[chosen]) / steps
             weights = np.square(steps / steps[0])
-            index = (np.concatenate([weights, -2 * weights * residual]) @ self._table(token)).argmin()
+            errors = np.concatenate([weights, -2 * weights * residual]) @ self._table(token)
+            index = errors.argpartition(choice)[choice] if choice else errors.argmin()
+            choice = 0
             state.indices[token] = index
             state.values[chosen] += self.codebooks[token, :, index] * steps
         return state.indices, state.values * self.unit, marked
 
-    def errors(self, coefficients: np.ndarray) -> np.ndarray:
-        """float32 [C] -> the squared errors that the nearest tokens leave, float64 [1 + K] of 0 to K tokens: exact at
+    def errors(self, coefficients: np.ndarray, tokens: int) -> np.ndarray:
+        """float32 [C] -> the squared errors that 0 to `tokens` nearest tokens leave, float64 [1 + tokens]: exact at
         every `refresh`-th number, between them interpolated."""
-        tokens = len(self.codebooks)
         marks = range(0, tokens, self.refresh)
         _, quantised, states = self.assign(coefficients, tokens, marks=marks)
         left = [

@@ -3,11 +3,12 @@
 The nearest tokens are the best ones for a linear decoder. For the decoder that there is, the gradient of its squared
 error at the tokens so far says what coefficients it wants instead. They cannot be had: tokens are coarse, a changed one
 changes all after it, and what is tried lands around them, better or worse by some tenths of a decibel. So several are
-made on the way to them, which keep none of the tokens so far or the first of them, up to nineteen in twenty, and are
-tried in the order of how near they come to what is wanted. One that helps is the new start.
+made on the way to them, which keep none of the tokens so far or the first of them, up to nearly all, and are tried in
+the order of how near they come to what is wanted. One that helps is the new start. When none has helped, the first
+token that is not kept becomes the second nearest entry instead, then the third, then the way is halved.
 
 A round decodes once; after one that helped (half of the first eight) it takes a gradient, as long again, and quantises
-seven times, each from the first token on that is not kept. Gain in dB over the nearest tokens and milliseconds of one
+twelve times, each from the first token on that is not kept. Gain in dB over the nearest tokens and milliseconds of one
 busy core, 24 Kodak and 40 held-out photographs:
 
     effort          0    1    2    3    4    5    6    7    8    9
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
     from titokc.models.nano.numpy import Decoder, Transform
 
 # Of each effort.
-ROUNDS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 20)
-# How far along the way to what is wanted; half of that when all that was made has been tried in vain.
+ROUNDS = (0, 1, 2, 3, 4, 6, 8, 14, 24, 40)
+# How far along the way to what is wanted.
 STEP = 0.4
 # What is made keeps these parts of the tokens so far.
-KEPT = (0, 0.2, 0.4, 0.6, 0.75, 0.87, 0.95)
+KEPT = (0, 0.2, 0.4, 0.5, 0.6, 0.68, 0.75, 0.81, 0.87, 0.91, 0.95, 0.97)
+# The first token that is not kept is the nearest entry or, when all that was made has been tried in vain, the next in
+# turn of so many. After the last of them half of the step is left.
+CHOICES = 3
 # How far the squared error's gradient is followed: were there only the linear code, 1.5 would lead to the picture's own
 # coefficients, as the mean is taken over three colours.
 REACH = 1.5
@@ -46,12 +50,12 @@ DISTANCE = 0.2
 ENOUGH = 255.0**-2
 
 
-def distortions(code: Code, transform: Transform, picture: np.ndarray) -> np.ndarray:
-    """RGB float32 [3, S, S] -> float64 [1 + K], the mean squared error that the linear code leaves after so many of the
-    nearest tokens; the decoder leaves .2 to .7 dB less, and a search again."""
+def distortions(code: Code, transform: Transform, picture: np.ndarray, tokens: int) -> np.ndarray:
+    """RGB float32 [3, S, S] -> float64 [1 + tokens], the mean squared error that the linear code leaves after so many
+    of the nearest tokens; the decoder leaves .2 to .7 dB less, and a search again."""
     own = transform.analyse(picture)
     beyond = np.square(picture - np.float32(0.5)).mean() - np.square(own).sum() / 3
-    return max(0.0, float(beyond)) + code.errors(own) / 3
+    return max(0.0, float(beyond)) + code.errors(own, tokens) / 3
 
 
 def search(code: Code, decoder: Decoder, picture: np.ndarray, own: np.ndarray, tokens: int, rounds: int) -> np.ndarray:
@@ -63,18 +67,20 @@ def search(code: Code, decoder: Decoder, picture: np.ndarray, own: np.ndarray, t
     made, _, backward = decoder(coded, tokens)
     made -= picture
     least, helped, tried = float(np.square(made).mean()), True, {best.tobytes()}
+    turn = 0
     options: list[tuple[float, np.ndarray, np.ndarray, list[State]]] = []
     for _ in range(rounds):
         if least <= ENOUGH:
             break
         if helped:
-            step, wanted, options = STEP, coded - np.float32(REACH) * backward(made * np.float32(2 / made.size)), []
+            turn, wanted, options = 0, coded - np.float32(REACH) * backward(made * np.float32(2 / made.size)), []
         elif not options:
-            step /= 2
+            turn += 1
         if not options:
-            towards = goal + np.float32(step) * (wanted - goal)
+            halvings, choice = divmod(turn, CHOICES)
+            towards = goal + np.float32(STEP / 2**halvings) * (wanted - goal)
             for count in counts:
-                indices, quantised, states = code.assign(towards, tokens, way[count], counts)
+                indices, quantised, states = code.assign(towards, tokens, way[count], counts, choice)
                 if indices.tobytes() not in tried:
                     tried.add(indices.tobytes())
                     options.append((float(np.square(quantised - wanted).sum()), indices, quantised, states))

@@ -27,7 +27,7 @@ from titokc.models.nano.faithful import Decoder
 from titokc.models.nano.fit import fit_quantizer
 from titokc.models.nano.natural import FINE_NOISE, NATURAL, NOISE, Generator, noise
 from titokc.models.nano.numpy import Transform, planes
-from titokc.models.nano.search import DISTANCE, ENOUGH, KEPT, REACH, ROUNDS, STEP, distortions
+from titokc.models.nano.search import CHOICES, DISTANCE, ENOUGH, KEPT, REACH, ROUNDS, STEP, distortions
 from titokc.models.nano.transform import OPPONENT, dct_matrix, resizing
 from titokc.models.precision import full_precision
 
@@ -109,7 +109,7 @@ class NanoTokenizer(Tokenizer):
         count = best.shape[1]
         least, gradient = judged(coded)
         tried = best[None]
-        step, towards, wanted = torch.full_like(goal[:, :1], STEP), goal, goal
+        turn, towards, wanted = torch.zeros_like(least, dtype=torch.int64), goal, goal
         helped = torch.ones_like(least, dtype=torch.bool)
         # Of each of KEPT: how far it is from what is wanted (infinity: tried), indices, coefficients.
         scores = least.new_full((len(KEPT), len(goal)), torch.inf)
@@ -119,12 +119,13 @@ class NanoTokenizer(Tokenizer):
             if _any(helped):
                 wanted = torch.where(helped[:, None], _wanted(coded, gradient()), wanted)
             spent = scores.isinf().all(0)
-            step = torch.where(helped[:, None], STEP, torch.where(spent[:, None], step / 2, step))
+            turn = torch.where(helped, 0, turn + spent)
             fresh = helped | spent
+            step = (STEP * 0.5 ** (turn // CHOICES).float())[:, None]
             towards = torch.where(fresh[:, None], goal + step * (wanted - goal), towards)
             if _any(fresh):
                 for n, part in enumerate(KEPT):
-                    made, found = self.quantizer.assign(towards, count, best[:, : int(part * count)])
+                    made, found = self.quantizer.assign(towards, count, best[:, : int(part * count)], turn % CHOICES)
                     new = fresh & (made != tried).any(2).all(0)
                     tried = torch.cat([tried, made[None]])
                     indices[n] = torch.where(new[:, None], made, indices[n])
@@ -192,8 +193,8 @@ class NanoTokenizer(Tokenizer):
         shapes = (NOISE, quarter, quarter), (FINE_NOISE, half, half)
         return drawn[:, :coarse].unflatten(1, shapes[0]), drawn[:, coarse:].unflatten(1, shapes[1])
 
-    def distortions(self, image: np.ndarray) -> np.ndarray:
-        return distortions(*self._in_numpy, planes(image))
+    def distortions(self, image: np.ndarray, tokens: int) -> np.ndarray:
+        return distortions(*self._in_numpy, planes(image), tokens)
 
     @cached_property
     def _in_numpy(self) -> tuple[code_numpy.Code, Transform]:
