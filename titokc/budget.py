@@ -28,13 +28,13 @@ DOUBLING = 0.03
 # Of all candidates, decoded from their nearest tokens, at most so many, no farther than so many dB from the best and no
 # more than so many tiles together, are compared after a search of this effort: it gains more in fewer tiles. Those that
 # are so near to the best then are searched for with all effort.
-FINALISTS = 4
-CLOSE = 0.1
+FINALISTS = 6
+CLOSE = 0.2
 SEARCHED = 64
-SHORT_EFFORT = 3
-AFTER_SEARCH = 0.02
+SHORT_EFFORT = 2
+AFTER_SEARCH = 0.06
 # Fewer than this part of a model's most tokens are no reason for more tiles: between as large files more tokens win.
-SHARED = 12
+SHARED = 20
 # A quality is looked for in at most so many tiles.
 MOST_TILES = 64
 
