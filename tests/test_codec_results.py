@@ -104,6 +104,12 @@ def test_a_budget_searches_where_it_is_nearest_without(make_tiny, photo):
     efforts.clear()
     codec.encode(picture, target_size=800, effort=1, tiles=(header.rows, header.columns))
     assert efforts.count(1) == header.tiles
+    efforts.clear()
+    codec.encode(picture, target_size=800)
+    assert efforts.count(9) == len(efforts) - without == header.tiles
+    efforts.clear()
+    codec.encode(picture)
+    assert efforts == [6]
 
 
 class TestOtherModels:

@@ -81,6 +81,25 @@ def test_pixels_are_those_of_torch_within_1(both, tiles) -> None:
         assert (a != b).mean() < 1e-3
 
 
+@pytest.mark.parametrize("choice", [0, 1, 2])
+def test_what_is_made_may_begin_with_the_next_nearest_entry(both, tiles, choice: int) -> None:
+    """After 5 kept tokens; the 6th alone, all after it are the nearest ones again. In both engines the same."""
+    ours, reference = both
+    own = ours._transform.analyse(planes(tiles[1]))
+    kept, _, (state,) = ours._code.assign(own, 9, marks=[5])
+    indices, quantised, _ = ours._code.assign(own, 9, state, choice=choice)
+    alone = [np.square(own - ours._code.lookup(np.append(kept[:5], entry))).sum() for entry in range(4096)]
+    assert indices[5] == np.argsort(alone)[choice]
+    again, *_ = ours._code.assign(own, 9, ours._code.assign(own, 9, state, marks=[6], choice=choice)[2][0])
+    assert indices[:5].tolist() == kept[:5].tolist()
+    assert again.tolist() == indices.tolist()
+    batch = [torch.from_numpy(array)[None] for array in (own, kept)]
+    theirs, values = reference._tokenizer.quantizer.assign_after(*batch, [0, 5], torch.tensor([choice]))
+    assert theirs.shape == (2, 1, 9)
+    assert theirs[1, 0].tolist() == indices.tolist()
+    assert np.allclose(values[1, 0].numpy(), quantised, atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def error(both):
     """The mean squared error of what tokens [K] decode to."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from titokc.budget import LIKELY, candidates
+from titokc.budget import LIKELY, candidates, finalists, header_of, stages
 from titokc.header import Header, possible_counts
 from titokc.models.info import ModelInfo
 from titokc.options import EncodeOptions
@@ -78,3 +78,16 @@ def test_grids_are_tried_where_the_linear_code_leaves_least() -> None:
     assert len(headers) == LIKELY
     assert (headers[0].rows, headers[0].columns) == (4, 1)
     assert headers[0].counts[1] > 2 * max(headers[0].counts[0], *headers[0].counts[2:])
+
+
+def test_the_nearest_go_on_to_longer_searches() -> None:
+    assert stages(0) == [(0, 0.0)]
+    assert stages(2) == [(0, 0.2), (2, 0.0)]
+    assert stages(6) == [(0, 0.2), (2, 0.06), (6, 0.0)]
+    info = ModelInfo(4096, 4, 128, nested=True, side=256, code=bytes(32))
+    made = [
+        (quality, [0], header_of(info, (512, 512), (rows, 4), 9))
+        for quality, rows in [(20.0, 1), (19.95, 12), (19.9, 2), (19.85, 1), (19.7, 1)]
+    ]
+    rows = [[header.rows for header in finalists(made, close)] for close in (0.0, 0.06, 0.2, 9.0)]
+    assert rows == [[1], [1, 12], [1, 12, 2, 1], [1, 12, 2, 1]]  # at most 64 tiles together

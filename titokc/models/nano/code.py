@@ -32,6 +32,7 @@ Shapes: B pictures, C coefficients that can be coded, K tokens, T coefficients a
 Levels: log2 of a spread in eighths, from 0 to 96. A spread at level 0 is 2^6 units of the integer values.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -158,15 +159,11 @@ class AdaptiveResidualVQ(nn.Module):
     # ---- coding
 
     @torch.no_grad()
-    def assign(
-        self, coefficients: Tensor, counts: Tensor | int, kept: Tensor | None = None, choice: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def assign(self, coefficients: Tensor, counts: Tensor | int) -> tuple[Tensor, Tensor]:
         """float32 [B, C] and the tokens to make of each, [B] or a number for all -> indices [B, max(counts)], 0 beyond
         a row's count, and the quantised coefficients [B, C].
 
-        counts: on the host, or this waits for the device; the longest are worked on first. kept: indices [B, k] of the
-        first tokens, k <= min(counts), which are taken as they are. choice: of the first token that is made, how many
-        entries are nearer than the one that is taken, [B]."""
+        counts: on the host, or this waits for the device; the longest are worked on first."""
         device = coefficients.device
         by_count: Tensor | slice = slice(None)
         back: Tensor | slice = slice(None)
@@ -180,20 +177,38 @@ class AdaptiveResidualVQ(nn.Module):
         indices = torch.zeros(len(wanted), len(having), dtype=torch.int64, device=device)
         with full_precision(device):
             whole, network = self.start(len(wanted)), self.network()
-            first = 0 if kept is None else kept.shape[1]
             for token, rows in enumerate(having):
                 known = whole[:rows]
                 self.predict(known, token, network)
                 chosen, steps = self.choose(known)
-                if kept is not None and token < first:
-                    indices[:, token] = kept[by_count][:, token]
-                    entries = self.codebooks[token].T[indices[:, token]].float()
-                else:
-                    residual = (wanted[:rows] - known.values).gather(1, chosen)
-                    others = choice[by_count][:rows] if choice is not None and token == first else None
-                    indices[:rows, token], entries = self.nearest(residual / steps, steps, token, others)
+                residual = (wanted[:rows] - known.values).gather(1, chosen)
+                indices[:rows, token], entries = self.nearest(residual / steps, steps, token)
                 self.update(known, token, chosen, entries * steps)
         return indices[back], whole.values[back] * self.unit
+
+    @torch.no_grad()
+    def assign_after(
+        self, coefficients: Tensor, indices: Tensor, starts: Sequence[int], choice: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """float32 [B, C], indices [B, K], of which so many of the first are kept (N rising numbers below K), and [B] ->
+        new indices [N, B, K] and what they say, [N, B, C]: the first token that is not kept becomes the entry that
+        `choice` entries are nearer than, those after it the nearest."""
+        each, count = indices.shape
+        wanted, made = (coefficients / self.unit).repeat(len(starts), 1), indices.repeat(len(starts), 1)
+        with full_precision(coefficients.device):
+            known, network = self.start(len(made)), self.network()
+            for token in range(count):
+                self.predict(known, token, network)
+                chosen, steps = self.choose(known)
+                begun = each * sum(start <= token for start in starts)
+                residual = (wanted - known.values).gather(1, chosen) / steps
+                made[:begun, token], _ = self.nearest(residual[:begun], steps[:begun], token)
+                if token in starts:
+                    first = slice(begun - each, begun)
+                    made[first, token], _ = self.nearest(residual[first], steps[first], token, choice)
+                self.update(known, token, chosen, self.codebooks[token].T[made[:, token]] * steps)
+        shape = (len(starts), each)
+        return made.unflatten(0, shape), (known.values * self.unit).unflatten(0, shape)
 
     @torch.no_grad()
     def lookup(self, indices: Tensor) -> Tensor:

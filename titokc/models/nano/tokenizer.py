@@ -111,9 +111,10 @@ class NanoTokenizer(Tokenizer):
         tried = best[None]
         turn, towards, wanted = torch.zeros_like(least, dtype=torch.int64), goal, goal
         helped = torch.ones_like(least, dtype=torch.bool)
-        # Of each of KEPT: how far it is from what is wanted (infinity: tried), indices, coefficients.
-        scores = least.new_full((len(KEPT), len(goal)), torch.inf)
-        indices, quantised = (each.repeat(len(KEPT), 1, 1) for each in (best, coded))
+        # Of each number of kept tokens: how far it is from what is wanted (infinity: tried), indices, coefficients.
+        starts = sorted({int(part * count) for part in KEPT})
+        scores = least.new_full((len(starts), len(goal)), torch.inf)
+        indices, quantised = (each.repeat(len(starts), 1, 1) for each in (best, coded))
         every = torch.arange(len(goal), device=goal.device)
         for _ in range(rounds):
             if _any(helped):
@@ -124,8 +125,8 @@ class NanoTokenizer(Tokenizer):
             step = (STEP * 0.5 ** (turn // CHOICES).float())[:, None]
             towards = torch.where(fresh[:, None], goal + step * (wanted - goal), towards)
             if _any(fresh):
-                for n, part in enumerate(KEPT):
-                    made, found = self.quantizer.assign(towards, count, best[:, : int(part * count)], turn % CHOICES)
+                options = self.quantizer.assign_after(towards, best, starts, turn % CHOICES)
+                for n, (made, found) in enumerate(zip(*options, strict=True)):
                     new = fresh & (made != tried).any(2).all(0)
                     tried = torch.cat([tried, made[None]])
                     indices[n] = torch.where(new[:, None], made, indices[n])
