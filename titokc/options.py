@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 EFFORTS = range(10)
 DEFAULT_EFFORT = 6
-# Choosing among grids takes several times as long as one search anyway.
+# Up to so many bytes, for which choosing among grids takes several times as long as one search anyway.
 BUDGET_EFFORT = 9
+SMALL_BUDGET = 600
 TUNES = ("psnr", "natural")
 FORMS = ("tok", "bare", "base64")
 
@@ -34,7 +35,8 @@ class EncodeOptions:
     target_psnr, target_ssim: the decoded picture is at least so near to the original (dB, SSIM), in the smallest file
         that is found. Instead of tokens and target_size.
     effort: 0..9, how long to search for tokens that decode to something nearer; 0 takes the nearest tokens (gains and
-        times: `titokc.models.nano.search`). By default 6, with target_size 9. Models that cannot search take no notice.
+        times: `titokc.models.nano.search`). By default 6, with a target_size up to 600 it is 9. Models that
+        cannot search take no notice.
     tune: what the search makes nearer: "psnr", the faithful look's pixels, or "natural", these and how the natural look
         looks to EfficientNet-Lite0, which needs titokc[train] and the engine "torch".
     background: the colour under transparent pixels.
@@ -70,7 +72,7 @@ class EncodeOptions:
     def search_effort(self) -> int:
         if self.effort is not None:
             return self.effort
-        return DEFAULT_EFFORT if self.target_size is None else BUDGET_EFFORT
+        return BUDGET_EFFORT if 0 < (self.target_size or 0) <= SMALL_BUDGET else DEFAULT_EFFORT
 
     @property
     def goal(self) -> tuple[str, float] | None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from titokc.bench.contenders.interface import Contender, Found, Impossible, Point
 from titokc.errors import UsageError
-from titokc.options import BUDGET_EFFORT
+from titokc.options import EncodeOptions
 
 if TYPE_CHECKING:
     from titokc.codec import Codec
@@ -59,6 +59,6 @@ class Model(Contender):
         except UsageError as error:
             return Impossible(None, str(error))
         encode_ms, header = 1e3 * (time.perf_counter() - start), encoded.header
-        equal = {"tokens": header.tokens_per_tile, "effort": BUDGET_EFFORT}
+        equal = {"tokens": header.tokens_per_tile, "effort": EncodeOptions(target_size=budget).search_effort}
         point = {"tiles": f"{header.rows}x{header.columns}"} | ({"target_size": budget} if header.shares else equal)
         return Found(point, encoded.data, None, None, encode_ms)
