@@ -12,11 +12,11 @@ twelve times, each from the first token on that is not kept. Gain in dB over the
 busy core, 24 Kodak and 40 held-out photographs:
 
     effort          0    1    2    3    4    5    6    7    8    9
-    rounds          0    1    2    3    4    6    8   12   16   20
-    32 tokens       0  .12  .17  .19  .21  .22  .24  .25  .26  .26
-    32 tokens, ms   1   51   83  113  137  181  217  277  317  357
-    128 tokens      0  .11  .15  .17  .19  .21  .21  .23  .23  .23
-    128 tokens, ms  4   65  107  143  181  242  302  396  481  578
+    rounds          0    1    2    3    4    6    8   14   24   40
+    32 tokens       0  .12  .17  .21  .23  .26  .27  .29  .29  .30
+    32 tokens, ms   1   56   92  124  157  205  258  394  599  865
+    128 tokens      0  .11  .16  .18  .20  .22  .23  .24  .25  .26
+    128 tokens, ms  5   74  126  176  213  292  357  512  761 1094
 
 More rounds never give less. More tokens can, as what is found scatters: one token more by over .05 dB in a fifth of the
 cases, four by as much in a hundredth (bench/LOG.md).
