@@ -81,13 +81,15 @@ def test_grids_are_tried_where_the_linear_code_leaves_least() -> None:
 
 
 def test_the_nearest_go_on_to_longer_searches() -> None:
-    assert stages(0) == [(0, 0.0)]
-    assert stages(2) == [(0, 0.2), (2, 0.0)]
-    assert stages(6) == [(0, 0.2), (2, 0.06), (6, 0.0)]
+    assert stages(0) == [(0, 0.0, 0)]
+    assert stages(2) == [(0, 0.2, 64), (2, 0.0, 0)]
+    assert stages(6) == [(0, 0.2, 64), (2, 0.06, 24), (6, 0.0, 0)]
     info = ModelInfo(4096, 4, 128, nested=True, side=256, code=bytes(32))
     made = [
         (quality, [0], header_of(info, (512, 512), (rows, 4), 9))
         for quality, rows in [(20.0, 1), (19.95, 12), (19.9, 2), (19.85, 1), (19.7, 1)]
     ]
-    rows = [[header.rows for header in finalists(made, close)] for close in (0.0, 0.06, 0.2, 9.0)]
-    assert rows == [[1], [1, 12], [1, 12, 2, 1], [1, 12, 2, 1]]  # at most 64 tiles together
+    rows = [[header.rows for header in finalists(made, close, 64)] for close in (0.0, 0.06, 0.2, 9.0)]
+    assert rows == [[1], [1, 12], [1, 12, 2, 1], [1, 12, 2, 1]]
+    rows = [[header.rows for header in finalists(made, 9.0, tiles)] for tiles in (0, 8, 24)]
+    assert rows == [[1], [1, 1], [1, 2, 1, 1]]

@@ -25,32 +25,33 @@ SHARED_CANDIDATES = 24
 # takes away so many dB less of it for each doubling of the tiles.
 LIKELY = 6
 DOUBLING = 0.03
-# Of all candidates, decoded from their nearest tokens, at most so many, no farther than so many dB from the best and no
-# more than so many tiles together, are compared after a search of this effort: it gains more in fewer tiles. Those that
-# are so near to the best then are searched for with all effort.
+# At most so many candidates are compared again after a longer search, as it gains more in fewer tiles: of those decoded
+# from nearest tokens what is within so many dB of the best and has no more than so many tiles together, and the same
+# after a search of this effort, which is a tenth of the longest.
 FINALISTS = 6
-CLOSE = 0.2
-SEARCHED = 64
+CLOSE, SEARCHED = 0.2, 64
 SHORT_EFFORT = 2
-AFTER_SEARCH = 0.06
+CLOSER, LONG_SEARCHED = 0.06, 24
 # Fewer than this part of a model's most tokens are no reason for more tiles: between as large files more tokens win.
 SHARED = 20
 # A quality is looked for in at most so many tiles.
 MOST_TILES = 64
 
 
-def stages(effort: int) -> list[tuple[int, float]]:
-    """After searches of which efforts candidates are compared, and how many dB from the best go on to the next."""
-    return [stage for stage in ((0, CLOSE), (SHORT_EFFORT, AFTER_SEARCH)) if stage[0] < effort] + [(effort, 0.0)]
+def stages(effort: int) -> list[tuple[int, float, int]]:
+    """After searches of which efforts candidates are compared, and what goes on to the next: within how many dB of the
+    best, and of how many tiles together."""
+    before = (0, CLOSE, SEARCHED), (SHORT_EFFORT, CLOSER, LONG_SEARCHED)
+    return [stage for stage in before if stage[0] < effort] + [(effort, 0.0, 0)]
 
 
-def finalists(found: list[tuple[float, list[int], Header]], close: float) -> list[Header]:
-    """Of what was made of candidates, nearest first, those within `close` dB of the best that more search decides
-    between."""
+def finalists(found: list[tuple[float, list[int], Header]], close: float, tiles: int) -> list[Header]:
+    """Of what was made of candidates, nearest first, the best and others within `close` dB of it and, with it, of at
+    most so many tiles."""
     best, _, first = found[0]
     chosen = [first]
     for quality, _, header in found[1:FINALISTS]:
-        if best - quality <= close and sum(each.tiles for each in chosen) + header.tiles <= SEARCHED:
+        if best - quality <= close and sum(each.tiles for each in chosen) + header.tiles <= tiles:
             chosen.append(header)
     return chosen
 

@@ -176,13 +176,13 @@ class Codec:
             return header, None
         headers = candidates(image.size, engine.info, grid, options, told)
         found: list[tuple[float, list[int], Header]] = []
-        for effort, close in stages(options.search_effort):
+        for effort, close, tiles in stages(options.search_effort):
             if len(headers) == 1:
                 return headers[0], None
             work.foresee(2 * sum(header.tiles for header in headers))
             found = [(*tried(header, effort), header) for header in headers]
             found.sort(key=lambda one: -one[0])
-            headers = finalists(found, close)
+            headers = finalists(found, close, tiles)
         _, indices, header = found[0]
         return header, indices
 
