@@ -182,7 +182,7 @@ def test_tokens_tuned_for_the_natural_look_bring_it_nearer(tmp_path: Path) -> No
         original.save(tmp_path / "photo.png")
         for tune in found:
             target = tmp_path / f"{sample.stem}-{tune}.tok"
-            arguments = ["encode", str(tmp_path / "photo.png"), "-o", str(target), "--tokens", "96", "--effort", "3"]
+            arguments = ["encode", str(tmp_path / "photo.png"), "-o", str(target), "--tokens", "96"]
             assert CliRunner().invoke(main, [*arguments, "--tune", tune]).exit_code == 0
             pictures = (Codec().decode(target, look="natural"), original)
             rgb = [torch.from_numpy(np.array(p)).permute(2, 0, 1)[None] / 255 for p in pictures]

@@ -8,8 +8,8 @@ the order of how near they come to what is wanted. One that helps is the new sta
 token that is not kept becomes the second nearest entry instead, then the third, then the way is halved.
 
 A round decodes once; after one that helped (half of the first eight) it takes a gradient, as long again, and quantises
-twelve times, each from the first token on that is not kept. Gain in dB over the nearest tokens and milliseconds of one
-busy core, 24 Kodak and 40 held-out photographs:
+twelve times (of many tokens six), each from the first token on that is not kept. Gain in dB over the nearest tokens and
+milliseconds of one busy core, 24 Kodak and 40 held-out photographs:
 
     effort          0    1    2    3    4    5    6    7    8    9
     rounds          0    1    2    3    4    6    8   14   24   40
@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 ROUNDS = (0, 1, 2, 3, 4, 6, 8, 14, 24, 40)
 # How far along the way to what is wanted.
 STEP = 0.4
-# What is made keeps these parts of the tokens so far.
+# What is made keeps these parts of the tokens so far; of more tokens than so many every second part, as quantising them
+# would take as long as decoding.
 KEPT = (0, 0.2, 0.4, 0.5, 0.6, 0.68, 0.75, 0.81, 0.87, 0.91, 0.95, 0.97)
+MANY = 64
 # The first token that is not kept is the nearest entry or, when all that was made has been tried in vain, the next in
 # turn of so many. After the last of them half of the step is left.
 CHOICES = 3
@@ -58,10 +60,15 @@ def distortions(code: Code, transform: Transform, picture: np.ndarray, tokens: i
     return max(0.0, float(beyond)) + code.errors(own, tokens) / 3
 
 
+def starts(tokens: int) -> list[int]:
+    """The numbers of tokens that what is made keeps, rising."""
+    return sorted({int(part * tokens) for part in (KEPT if tokens <= MANY else KEPT[::2])})
+
+
 def search(code: Code, decoder: Decoder, picture: np.ndarray, own: np.ndarray, tokens: int, rounds: int) -> np.ndarray:
     """RGB float32 [3, S, S] and its own coefficients [C] -> indices int64 [tokens] that decode to something no farther
     than what the nearest ones decode to; no more rounds ever give less."""
-    counts = sorted({int(part * tokens) for part in KEPT})
+    counts = starts(tokens)
     best, coded, states = code.assign(own, tokens, marks=counts)
     goal, way = own, {state.done: state for state in states}
     made, _, backward = decoder(coded, tokens)

@@ -27,7 +27,7 @@ from titokc.models.nano.faithful import Decoder
 from titokc.models.nano.fit import fit_quantizer
 from titokc.models.nano.natural import FINE_NOISE, NATURAL, NOISE, Generator, noise
 from titokc.models.nano.numpy import Transform, planes
-from titokc.models.nano.search import CHOICES, DISTANCE, ENOUGH, KEPT, REACH, ROUNDS, STEP, distortions
+from titokc.models.nano.search import CHOICES, DISTANCE, ENOUGH, REACH, ROUNDS, STEP, distortions, starts
 from titokc.models.nano.transform import OPPONENT, dct_matrix, resizing
 from titokc.models.precision import full_precision
 
@@ -112,9 +112,9 @@ class NanoTokenizer(Tokenizer):
         turn, towards, wanted = torch.zeros_like(least, dtype=torch.int64), goal, goal
         helped = torch.ones_like(least, dtype=torch.bool)
         # Of each number of kept tokens: how far it is from what is wanted (infinity: tried), indices, coefficients.
-        starts = sorted({int(part * count) for part in KEPT})
-        scores = least.new_full((len(starts), len(goal)), torch.inf)
-        indices, quantised = (each.repeat(len(starts), 1, 1) for each in (best, coded))
+        kept = starts(count)
+        scores = least.new_full((len(kept), len(goal)), torch.inf)
+        indices, quantised = (each.repeat(len(kept), 1, 1) for each in (best, coded))
         every = torch.arange(len(goal), device=goal.device)
         for _ in range(rounds):
             if _any(helped):
@@ -125,7 +125,7 @@ class NanoTokenizer(Tokenizer):
             step = (STEP * 0.5 ** (turn // CHOICES).float())[:, None]
             towards = torch.where(fresh[:, None], goal + step * (wanted - goal), towards)
             if _any(fresh):
-                options = self.quantizer.assign_after(towards, best, starts, turn % CHOICES)
+                options = self.quantizer.assign_after(towards, best, kept, turn % CHOICES)
                 for n, (made, found) in enumerate(zip(*options, strict=True)):
                     new = fresh & (made != tried).any(2).all(0)
                     tried = torch.cat([tried, made[None]])
