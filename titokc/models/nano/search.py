@@ -16,7 +16,7 @@ milliseconds of one busy core, 24 Kodak and 40 held-out photographs:
     32 tokens       0  .12  .17  .21  .23  .26  .27  .29  .29  .30
     32 tokens, ms   1   56   92  124  157  205  258  394  599  865
     128 tokens      0  .11  .16  .18  .20  .22  .23  .24  .25  .26
-    128 tokens, ms  5   74  126  176  213  292  357  512  761 1094
+    128 tokens, ms  5   65  108  147  187  254  314  451  668  980
 
 More rounds never give less. More tokens can, as what is found scatters: one token more by over .05 dB in a fifth of the
 cases, four by as much in a hundredth (bench/LOG.md).
