@@ -70,9 +70,11 @@ class EncodeOptions:
 
     @property
     def search_effort(self) -> int:
+        """The effort, or the one that is meant where none is given."""
         if self.effort is not None:
             return self.effort
-        return BUDGET_EFFORT if 0 < (self.target_size or 0) <= SMALL_BUDGET else DEFAULT_EFFORT
+        small = self.target_size is not None and self.target_size <= SMALL_BUDGET
+        return BUDGET_EFFORT if small else DEFAULT_EFFORT
 
     @property
     def goal(self) -> tuple[str, float] | None:

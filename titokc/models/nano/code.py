@@ -201,8 +201,8 @@ class AdaptiveResidualVQ(nn.Module):
                 self.predict(known, token, network)
                 chosen, steps = self.choose(known)
                 begun = each * sum(start <= token for start in starts)
-                residual = (wanted - known.values).gather(1, chosen) / steps
-                made[:begun, token], _ = self.nearest(residual[:begun], steps[:begun], token)
+                residual = (wanted[:begun] - known.values[:begun]).gather(1, chosen[:begun]) / steps[:begun]
+                made[:begun, token], _ = self.nearest(residual, steps[:begun], token)
                 if token in starts:
                     first = slice(begun - each, begun)
                     made[first, token], _ = self.nearest(residual[first], steps[first], token, choice)
