@@ -61,12 +61,13 @@ def test_nearest_tokens_are_those_of_torch(both, tiles, tokens: int) -> None:
     assert (a != b).sum() <= a.size / 10_000
 
 
-def test_searches_find_what_torch_finds_or_as_good(both, tiles, error) -> None:
-    """Two entries as near as float32 can tell, early in a search, lead elsewhere: of one picture in six when this was
-    written, to a squared error that differed by 1.8 %."""
+@pytest.mark.parametrize(("tokens", "effort"), [(64, 3), (12, 8)])
+def test_searches_find_what_torch_finds_or_as_good(both, tiles, error, tokens: int, effort: int) -> None:
+    """Two entries as near as float32 can tell lead elsewhere: of no picture when this was written. When torch's search
+    also tried what had been made for an earlier start, 26 of 40 photographs differed after 16 rounds."""
     ours, reference = both
-    a, b = encoded(ours, tiles, 64, 3), encoded(reference, tiles, 64, 3)
-    assert (a == b).all(1).sum() >= 4
+    a, b = encoded(ours, tiles, tokens, effort), encoded(reference, tiles, tokens, effort)
+    assert (a == b).all(1).sum() >= 5
     for tile, *found in zip(tiles, a, b, strict=True):
         one, other = (error(tile, tokens) for tokens in found)
         assert one == pytest.approx(other, rel=0.05)

@@ -20,6 +20,8 @@ DEFAULT_EFFORT = 6
 # Up to so many bytes, for which choosing among grids takes several times as long as one search anyway.
 BUDGET_EFFORT = 9
 SMALL_BUDGET = 600
+# With less the gain for the natural look is hardly more than what pictures scatter (bench/LOG.md).
+TUNED_EFFORT = 8
 TUNES = ("psnr", "natural")
 FORMS = ("tok", "bare", "base64")
 
@@ -35,8 +37,8 @@ class EncodeOptions:
     target_psnr, target_ssim: the decoded picture is at least so near to the original (dB, SSIM), in the smallest file
         that is found. Instead of tokens and target_size.
     effort: 0..9, how long to search for tokens that decode to something nearer; 0 takes the nearest tokens (gains and
-        times: `titokc.models.nano.search`). By default 6, with a target_size up to 600 it is 9. Models that
-        cannot search take no notice.
+        times: `titokc.models.nano.search`). By default 6, with a target_size up to 600 it is 9, tuned for the
+        natural look 8. Models that cannot search take no notice.
     tune: what the search makes nearer: "psnr", the faithful look's pixels, or "natural", these and how the natural look
         looks to EfficientNet-Lite0, which needs titokc[train] and the engine "torch".
     background: the colour under transparent pixels.
@@ -73,8 +75,9 @@ class EncodeOptions:
         """The effort, or the one that is meant where none is given."""
         if self.effort is not None:
             return self.effort
-        small = self.target_size is not None and self.target_size <= SMALL_BUDGET
-        return BUDGET_EFFORT if small else DEFAULT_EFFORT
+        if self.target_size is not None and self.target_size <= SMALL_BUDGET:
+            return BUDGET_EFFORT
+        return DEFAULT_EFFORT if self.tune == "psnr" else TUNED_EFFORT
 
     @property
     def goal(self) -> tuple[str, float] | None:

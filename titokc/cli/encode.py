@@ -22,7 +22,7 @@ from titokc.cli.options import (
 )
 from titokc.cli.plan import Naming, plan
 from titokc.cli.streams import is_followed, read_picture
-from titokc.options import BUDGET_EFFORT, DEFAULT_EFFORT, SMALL_BUDGET, TUNES, Encoded
+from titokc.options import BUDGET_EFFORT, DEFAULT_EFFORT, SMALL_BUDGET, TUNED_EFFORT, TUNES, Encoded
 
 
 @click.command()
@@ -36,7 +36,10 @@ from titokc.options import BUDGET_EFFORT, DEFAULT_EFFORT, SMALL_BUDGET, TUNES, E
 )
 @click.option("--target-psnr", metavar="DB", type=float, help="Smallest file found that is as near as this.")
 @click.option("--target-ssim", metavar="0..1", type=float, help="The same by SSIM.")
-@effort_option(None, f"{DEFAULT_EFFORT}; {BUDGET_EFFORT} with --target-size up to {SMALL_BUDGET}")
+@effort_option(
+    None,
+    f"{DEFAULT_EFFORT}; {BUDGET_EFFORT} with --target-size up to {SMALL_BUDGET}, {TUNED_EFFORT} with --tune natural",
+)
 @click.option(
     "--tune",
     type=click.Choice(TUNES),

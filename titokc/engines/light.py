@@ -24,7 +24,7 @@ from titokc.models.nano.code_numpy import Code, check, tensors_of
 from titokc.models.nano.config import CODE_VERSION, NanoConfig
 from titokc.models.nano.natural_numpy import Generator
 from titokc.models.nano.numpy import Decoder, Transform, pixels, planes
-from titokc.models.nano.search import ROUNDS, distortions, search
+from titokc.models.nano.search import distortions, search
 from titokc.models.shared import Shared
 from titokc.weights import arrays
 from titokc.weights.fingerprint import line, of_code
@@ -91,7 +91,7 @@ class LightEngine:
         picture = planes(tile)
         if not effort:
             return self._code.assign(self._transform.analyse(picture), tokens)[0]
-        return search(self._code, self._decoder, picture, self._transform.analyse(picture), tokens, ROUNDS[effort])
+        return search(self._code, self._decoder, picture, self._transform.analyse(picture), tokens, effort)
 
     def _decode(self, tokens: np.ndarray, look: str) -> np.ndarray:
         picture, features, _ = self._decoder(self._code.lookup(tokens), len(tokens))

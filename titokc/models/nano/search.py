@@ -8,17 +8,19 @@ the order of how near they come to what is wanted. One that helps is the new sta
 token that is not kept becomes the second nearest entry instead, then the third, then the way is halved.
 
 A round decodes once; after one that helped (half of the first eight) it takes a gradient, as long again, and quantises
-twelve times (of many tokens six), each from the first token on that is not kept. Gain in dB over the nearest tokens and
-milliseconds of one busy core, 24 Kodak and 40 held-out photographs:
+twelve times (of many tokens six), each from the first token on that is not kept. Where this ends is chance, within a
+tenth of a decibel, and long before all has been tried: the best of three searches whose steps differ a little is nearer
+than one of as many rounds. Gain in dB over the nearest tokens and milliseconds of one busy core, 24 Kodak and 40
+held-out photographs:
 
     effort          0    1    2    3    4    5    6    7    8    9
-    rounds          0    1    2    3    4    6    8   14   24   40
+    rounds          0    1    2    3    4    6    8   16 2*16 3*16
     32 tokens       0  .12  .17  .21  .23  .26  .27  .29  .29  .30
     32 tokens, ms   1   56   92  124  157  205  258  394  599  865
     128 tokens      0  .11  .16  .18  .20  .22  .23  .24  .25  .26
     128 tokens, ms  5   65  108  147  187  254  314  451  668  980
 
-More rounds never give less. More tokens can, as what is found scatters: one token more by over .05 dB in a fifth of the
+More effort never gives less. More tokens can, as what is found scatters: one token more by over .05 dB in a fifth of the
 cases, four by as much in a hundredth (bench/LOG.md).
 """
 
@@ -32,10 +34,10 @@ if TYPE_CHECKING:
     from titokc.models.nano.code_numpy import Code, State
     from titokc.models.nano.numpy import Decoder, Transform
 
-# Of each effort.
-ROUNDS = (0, 1, 2, 3, 4, 6, 8, 14, 24, 40)
-# How far along the way to what is wanted.
-STEP = 0.4
+# How far along the way to what is wanted, in each of several searches.
+STEPS = (0.4, 0.32, 0.5)
+# Of each effort the rounds of a search, and the steps of the searches.
+SEARCHES = (*((rounds, STEPS[:1]) for rounds in (0, 1, 2, 3, 4, 6, 8, 16)), (16, STEPS[:2]), (16, STEPS))
 # What is made keeps these parts of the tokens so far; of more tokens than so many every second part, as quantising them
 # would take as long as decoding.
 KEPT = (0, 0.2, 0.4, 0.5, 0.6, 0.68, 0.75, 0.81, 0.87, 0.91, 0.95, 0.97)
@@ -65,9 +67,18 @@ def starts(tokens: int) -> list[int]:
     return sorted({int(part * tokens) for part in (KEPT if tokens <= MANY else KEPT[::2])})
 
 
-def search(code: Code, decoder: Decoder, picture: np.ndarray, own: np.ndarray, tokens: int, rounds: int) -> np.ndarray:
+def search(code: Code, decoder: Decoder, picture: np.ndarray, own: np.ndarray, tokens: int, effort: int) -> np.ndarray:
     """RGB float32 [3, S, S] and its own coefficients [C] -> indices int64 [tokens] that decode to something no farther
-    than what the nearest ones decode to; no more rounds ever give less."""
+    than what the nearest ones decode to; no more effort ever gives less."""
+    rounds, steps = SEARCHES[effort]
+    found = [_search(code, decoder, picture, own, tokens, rounds, step) for step in steps]
+    return min(found, key=lambda each: each[0])[1]
+
+
+def _search(
+    code: Code, decoder: Decoder, picture: np.ndarray, own: np.ndarray, tokens: int, rounds: int, step: float
+) -> tuple[float, np.ndarray]:
+    """One of them: the mean squared error, and the indices."""
     counts = starts(tokens)
     best, coded, states = code.assign(own, tokens, marks=counts)
     goal, way = own, {state.done: state for state in states}
@@ -85,7 +96,7 @@ def search(code: Code, decoder: Decoder, picture: np.ndarray, own: np.ndarray, t
             turn += 1
         if not options:
             halvings, choice = divmod(turn, CHOICES)
-            towards = goal + np.float32(STEP / 2**halvings) * (wanted - goal)
+            towards = goal + np.float32(step / 2**halvings) * (wanted - goal)
             for count in counts:
                 indices, quantised, states = code.assign(towards, tokens, way[count], counts, choice)
                 if indices.tobytes() not in tried:
@@ -103,4 +114,4 @@ def search(code: Code, decoder: Decoder, picture: np.ndarray, own: np.ndarray, t
         if helped:
             least, best, coded, goal = error, indices, quantised, towards
             way |= {state.done: state for state in states}
-    return best
+    return least, best

@@ -27,7 +27,7 @@ from titokc.models.nano.faithful import Decoder
 from titokc.models.nano.fit import fit_quantizer
 from titokc.models.nano.natural import FINE_NOISE, NATURAL, NOISE, Generator, noise
 from titokc.models.nano.numpy import Transform, planes
-from titokc.models.nano.search import CHOICES, DISTANCE, ENOUGH, REACH, ROUNDS, STEP, distortions, starts
+from titokc.models.nano.search import CHOICES, DISTANCE, ENOUGH, REACH, SEARCHES, distortions, starts
 from titokc.models.nano.transform import OPPONENT, dct_matrix, resizing
 from titokc.models.precision import full_precision
 
@@ -98,14 +98,23 @@ class NanoTokenizer(Tokenizer):
             judged: Callable[[Tensor], _Judged] = partial(self.judged, counts=counts, images=images)
             if distance and self.natural:
                 judged = self._judged_by(distance(images), *nearest, counts, images)
-            return self._search(goal, *nearest, ROUNDS[effort], judged)
+            rounds, steps = SEARCHES[effort]
+            found = [self._search(goal, *nearest, rounds, step, judged) for step in steps]
+            errors, indices = map(torch.stack, zip(*found, strict=True))
+            return indices[errors.argmin(0), torch.arange(len(images), device=images.device)]
 
     def _search(
-        self, goal: Tensor, best: Tensor, coded: Tensor, rounds: int, judged: Callable[[Tensor], _Judged]
-    ) -> Tensor:
-        """Of B pictures their own coefficients [B, C], the nearest indices [B, K] and what these say [B, C] -> indices
-        [B, K] that decode to something nearer: what `titokc.models.nano.search` explains, for all pictures at the same
-        time. Nothing waits for a GPU."""
+        self,
+        goal: Tensor,
+        best: Tensor,
+        coded: Tensor,
+        rounds: int,
+        step: float,
+        judged: Callable[[Tensor], _Judged],
+    ) -> tuple[Tensor, Tensor]:
+        """Of B pictures their own coefficients [B, C], the nearest indices [B, K] and what these say [B, C] -> errors
+        [B] of indices [B, K] that decode to something nearer, and these: what `titokc.models.nano.search` explains, for
+        all pictures at the same time. Nothing waits for a GPU."""
         count = best.shape[1]
         least, gradient = judged(coded)
         tried = best[None]
@@ -122,8 +131,8 @@ class NanoTokenizer(Tokenizer):
             spent = scores.isinf().all(0)
             turn = torch.where(helped, 0, turn + spent)
             fresh = helped | spent
-            step = (STEP * 0.5 ** (turn // CHOICES).float())[:, None]
-            towards = torch.where(fresh[:, None], goal + step * (wanted - goal), towards)
+            part = (step * 0.5 ** (turn // CHOICES).float())[:, None]
+            towards = torch.where(fresh[:, None], goal + part * (wanted - goal), towards)
             if _any(fresh):
                 options = self.quantizer.assign_after(towards, best, kept, turn % CHOICES)
                 for n, (made, found) in enumerate(zip(*options, strict=True)):
@@ -131,7 +140,8 @@ class NanoTokenizer(Tokenizer):
                     tried = torch.cat([tried, made[None]])
                     indices[n] = torch.where(new[:, None], made, indices[n])
                     quantised[n] = torch.where(new[:, None], found, quantised[n])
-                    scores[n] = torch.where(new, (found - wanted).square().sum(1), scores[n])
+                    distance = torch.where(new, (found - wanted).square().sum(1), torch.inf)
+                    scores[n] = torch.where(fresh, distance, scores[n])
             choice = scores.argmin(0)
             error, gradient = judged(quantised[choice, every])
             helped = (error < least) & (least > ENOUGH) & scores[choice, every].isfinite()
@@ -140,7 +150,7 @@ class NanoTokenizer(Tokenizer):
             best = torch.where(helped[:, None], indices[choice, every], best)
             coded = torch.where(helped[:, None], quantised[choice, every], coded)
             goal = torch.where(helped[:, None], towards, goal)
-        return best
+        return least, best
 
     def judged(self, coded: Tensor, counts: Tensor, images: Tensor) -> _Judged:
         """With mean squared errors."""
