@@ -83,7 +83,8 @@ def test_grids_are_tried_where_the_linear_code_leaves_least() -> None:
 def test_the_nearest_go_on_to_longer_searches() -> None:
     assert stages(0) == [(0, 0.0, 0)]
     assert stages(2) == [(0, 0.2, 64), (2, 0.0, 0)]
-    assert stages(6) == [(0, 0.2, 64), (2, 0.06, 24), (6, 0.0, 0)]
+    assert stages(6) == [(0, 0.2, 64), (2, 0.06, 16), (6, 0.0, 0)]
+    assert [effort for effort, *_ in stages(9)] == [0, 2, 7, 9]
     info = ModelInfo(4096, 4, 128, nested=True, side=256, code=bytes(32))
     made = [
         (quality, [0], header_of(info, (512, 512), (rows, 4), 9))

@@ -25,13 +25,10 @@ SHARED_CANDIDATES = 24
 # takes away so many dB less of it for each doubling of the tiles.
 LIKELY = 6
 DOUBLING = 0.03
-# At most so many candidates are compared again after a longer search, as it gains more in fewer tiles: of those decoded
-# from nearest tokens what is within so many dB of the best and has no more than so many tiles together, and the same
-# after a search of this effort, which is a tenth of the longest.
+# Candidates are compared after longer and longer searches, as these gain more in fewer tiles. Each stage is an effort,
+# and what goes on from there: at most so many candidates within so many dB of the best, of so many tiles together.
 FINALISTS = 6
-CLOSE, SEARCHED = 0.2, 64
-SHORT_EFFORT = 2
-CLOSER, LONG_SEARCHED = 0.06, 24
+STAGES = ((0, 0.2, 64), (2, 0.06, 16), (7, 0.02, 12))
 # Fewer than this part of a model's most tokens are no reason for more tiles: between as large files more tokens win.
 SHARED = 20
 # A quality is looked for in at most so many tiles.
@@ -41,8 +38,7 @@ MOST_TILES = 64
 def stages(effort: int) -> list[tuple[int, float, int]]:
     """After searches of which efforts candidates are compared, and what goes on to the next: within how many dB of the
     best, and of how many tiles together."""
-    before = (0, CLOSE, SEARCHED), (SHORT_EFFORT, CLOSER, LONG_SEARCHED)
-    return [stage for stage in before if stage[0] < effort] + [(effort, 0.0, 0)]
+    return [stage for stage in STAGES if stage[0] < effort] + [(effort, 0.0, 0)]
 
 
 def finalists(found: list[tuple[float, list[int], Header]], close: float, tiles: int) -> list[Header]:

@@ -20,8 +20,8 @@ held-out photographs:
     128 tokens      0  .11  .16  .18  .20  .22  .23  .24  .25  .26
     128 tokens, ms  5   65  108  147  187  254  314  451  668  980
 
-More effort never gives less. More tokens can, as what is found scatters: one token more by over .05 dB in a fifth of the
-cases, four by as much in a hundredth (bench/LOG.md).
+More effort never gives less. More tokens can, as what is found scatters: one token more by over .05 dB in a fifth of
+the cases, four by as much in a hundredth (bench/LOG.md).
 """
 
 from __future__ import annotations
