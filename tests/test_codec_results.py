@@ -11,6 +11,7 @@ import titokc
 from titokc import container
 from titokc.codec import Codec
 from titokc.errors import ModelMismatchError, UsageError
+from titokc.options import EncodeOptions
 
 
 @pytest.fixture
@@ -113,6 +114,11 @@ def test_a_budget_searches_where_it_is_nearest_without(make_tiny, photo):
     efforts.clear()
     codec.encode(picture)
     assert efforts == [6]
+
+
+def test_the_effort_that_is_meant_where_none_is_given():
+    meant = [{}, {"target_size": 600}, {"target_size": 601}, {"tune": "natural"}, {"tune": "natural", "effort": 2}]
+    assert [EncodeOptions(**options).search_effort for options in meant] == [6, 9, 6, 8, 2]
 
 
 class TestOtherModels:
