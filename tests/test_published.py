@@ -1,7 +1,6 @@
 """The published figures are those of the committed rows, and these were made with the embedded weights."""
 
 import json
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -36,14 +35,7 @@ def test_rows_of_the_faithful_look_were_made_with_the_embedded_weights(run: Path
     rows = [json.loads(line) for line in (run / "rows.jsonl").read_text("utf-8").splitlines()]
     versions = {row["version"] for row in rows if row["codec"] == "nano"}
     assert len(versions) == 1
-    assert versions.pop().split()[-1] in (older_weights(run.name) or accepted)
-
-
-def older_weights(run: str) -> set[str]:
-    """Of a run that bench/README.md says was made with others: those that it names there."""
-    text = (ROOT / "bench" / "README.md").read_text("utf-8")
-    told = re.search(r"nano-1's rows in ([a-z0-9 -]+) are\s+older: weights ([0-9a-f]{12})", text)
-    return {told[2]} if told and run in told[1].split() else set()
+    assert versions.pop().split()[-1] in accepted
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)

@@ -10,15 +10,15 @@ token that is not kept becomes the second nearest entry instead, then the third,
 A round decodes once; after one that helped (half of the first eight) it takes a gradient, as long again, and quantises
 twelve times (of many tokens six), each from the first token on that is not kept. Where this ends is chance, within a
 tenth of a decibel, and long before all has been tried: the best of three searches whose steps differ a little is nearer
-than one of as many rounds. Gain in dB over the nearest tokens and milliseconds of one busy core, 24 Kodak and 40
-held-out photographs:
+than one of as many rounds. Gain in dB over the nearest tokens, 24 Kodak and 40 held-out photographs, and milliseconds
+of one core beside another busy one:
 
     effort          0    1    2    3    4    5    6    7    8    9
     rounds          0    1    2    3    4    6    8   16 2*16 3*16
-    32 tokens       0  .12  .17  .21  .23  .26  .27  .29  .29  .30
-    32 tokens, ms   1   56   92  124  157  205  258  394  599  865
-    128 tokens      0  .11  .16  .18  .20  .22  .23  .24  .25  .26
-    128 tokens, ms  5   65  108  147  187  254  314  451  668  980
+    32 tokens       0  .12  .17  .21  .23  .26  .27  .29  .31  .33
+    32 tokens, ms   3   87  131  175  217  297  365  605 1229 1843
+    128 tokens      0  .11  .16  .18  .20  .22  .23  .24  .26  .27
+    128 tokens, ms  9   98  163  220  273  382  457  734 1495 2232
 
 More effort never gives less. More tokens can, as what is found scatters: one token more by over .05 dB in a fifth of
 the cases, four by as much in a hundredth (bench/LOG.md).
