@@ -49,13 +49,16 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and how. `codecs` are specs as `open_contender` takes them; `restart` forgets earlier rows."""
+    """What is measured, and how. `codecs` are specs as `open_contender` takes them; `tiles` and `effort` those of
+    `EncodeOptions`, for models; `restart` forgets earlier rows."""
 
     source: Path
     output: Path
     codecs: tuple[str, ...]
     budgets: tuple[int, ...] = DEFAULT_BUDGETS
     crop: str = images.CENTER_SQUARE
+    tiles: str | None = None
+    effort: int | None = None
     metrics: tuple[str, ...] = USUAL
     limit: int | None = None
     jobs: int = 1
@@ -108,7 +111,9 @@ def run(settings: Settings, progress: Progress = lambda *_: None) -> Outcome:
 
 def _open_all(settings: Settings) -> dict[str, Contender]:
     """Specs -> contenders, each with its version, so that a model that is not there ends the run before it begins."""
-    contenders = {spec: open_contender(spec, settings.device) for spec in settings.codecs}
+    given = {"tiles": settings.tiles, "effort": settings.effort}
+    encoding = {name: value for name, value in given.items() if value is not None}
+    contenders = {spec: open_contender(spec, settings.device, **encoding) for spec in settings.codecs}
     names = [contender.name for contender in contenders.values()]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"two codecs named {twice.pop()}: name them with LABEL=PATH")

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from titokc.cli.options import Grid, effort_option
 from titokc.cli.report import complain, printable, put
 from titokc.errors import InputError, MetricWeightsMissingError, UsageError
 
@@ -55,6 +56,8 @@ def bench() -> None:
 )
 @click.option("--bytes", "budgets", metavar="N,N,...", default="60,108,156,204", show_default=True, help="Budgets.")
 @click.option("--crop", type=click.Choice(CROPS), default=CROPS[0], show_default=True)
+@click.option("--tiles", metavar="RxC", type=Grid(), help="Grid of a model's tiles. [default: the budget's best]")
+@effort_option(None, "as in encode, models only")
 @click.option("--metrics", metavar="A,B,...|all", help="[default: all usual ones that can run here]")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many pictures.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes that search and measure. [default: one a core]")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from titokc.bench.contenders.formats import AVIF, JPEG, JPEG2000, JPEGXL, ProgressiveJPEG, WebP
 from titokc.bench.contenders.interface import Contender
@@ -18,11 +19,11 @@ BASELINES: dict[str, type[Contender]] = {
 }
 
 
-def open_contender(spec: str, device: str = "auto") -> Contender:
+def open_contender(spec: str, device: str = "auto", **encoding: Any) -> Contender:
     """A baseline by its name, else one of our models: MODEL or LABEL=MODEL, a name or a path.
 
     MODEL:FORM:LOOK is a form of its files, bare or base64, and a look; either can be left out. MODEL:natural:tuned is
-    encoded for that look.
+    encoded for that look. encoding: tiles and effort of `EncodeOptions`, for models.
     UsageError if a baseline cannot run here.
     """
     if spec in BASELINES:
@@ -38,5 +39,5 @@ def open_contender(spec: str, device: str = "auto") -> Contender:
     name = label or ":".join(filter(None, (Path(path).name, form, look))) + tuned
     if name in BASELINES or name == "original" or not re.fullmatch(r"\w[\w.+-]*(:[a-z0-9]+)*", name):
         raise UsageError(f"{spec}: {name!r} cannot be the name of a model here; give it one (LABEL={model})")
-    engine, tune = ("torch", look) if tuned else ("auto", "psnr")
-    return Model(name, Codec(path, device=device, engine=engine), form or "tok", look, tune)
+    encoding |= {"tune": look} if tuned else {}
+    return Model(name, Codec(path, device=device, engine="torch" if tuned else "auto"), form or "tok", look, **encoding)
