@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Model(Contender):
     """A point is {"tiles": "RxC", "tokens": those of a tile, "effort": 0..9} or, where tiles have unequal numbers of
     tokens, {"tiles": "RxC", "target_size": the budget in bytes}. form, look: see `DecodeOptions`; a payload alone says
-    neither its picture's size nor its model, as a BlurHash does not, and is decoded at the model's side. encoding: tune,
-    tiles and effort of `EncodeOptions`, where they are not as usual."""
+    neither its picture's size nor its model, as a BlurHash does not, and is decoded at the model's side. encoding:
+    tune, tiles and effort of `EncodeOptions`, where they are not as usual."""
 
     kind = "model"
     searched = False
