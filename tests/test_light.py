@@ -120,6 +120,18 @@ def test_more_effort_is_never_worse(both, tiles, error) -> None:
         assert errors[-1] < 0.98 * errors[0]
 
 
+def test_of_several_searches_those_that_have_been_made_are_not_made_again(tiles, monkeypatch) -> None:
+    engine, real, made = light.load(locate("nano"), 1), light.search, []
+    monkeypatch.setattr(light, "search", lambda *given: made.append(given[-2:]) or real(*given))
+    engine.encode(tiles[:1], [8], 7)
+    (found,) = engine.encode(tiles[:1], [8], 9)
+    assert made == [(16, 0.4), (16, 0.32), (16, 0.5)]
+    assert found.tolist() == encoded(light.load(locate("nano"), 1), tiles[:1], 8, 9)[0].tolist()
+    found[:] = 0  # the caller's own
+    assert encoded(engine, tiles[:1], 8, 9).any()
+    assert len(made) == 6
+
+
 def test_a_search_gives_no_less_than_the_start_of_a_longer_one(both, error) -> None:
     """83 of 128 tokens were .13 dB better than a search for 83 when steps only shrank after a first one in vain."""
     with Image.open(SAMPLES / "chelsea.jpg") as image:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +24,7 @@ from titokc.models.nano.code_numpy import Code, check, tensors_of
 from titokc.models.nano.config import CODE_VERSION, NanoConfig
 from titokc.models.nano.natural_numpy import Generator
 from titokc.models.nano.numpy import Decoder, Transform, pixels, planes
-from titokc.models.nano.search import distortions, search
+from titokc.models.nano.search import SEARCHES, distortions, search
 from titokc.models.shared import Shared
 from titokc.weights import arrays
 from titokc.weights.fingerprint import line, of_code
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from titokc.weights.places import ModelFiles
 
 T = TypeVar("T")
+
+# Of so many searches the results are kept: a budget's nearest grids are searched for longer, and the first of several
+# searches is then one that has been made.
+_KEPT_SEARCHES = 48
 
 
 class LightEngine:
@@ -54,6 +58,7 @@ class LightEngine:
         self._code = Code(config, tensors)
         self._transform = Transform(config, tensors["coded"])
         self._pool = ThreadPoolExecutor(self.width, "titokc")
+        self._searched = lru_cache(_KEPT_SEARCHES)(self._search)
 
     @cached_property
     def _decoder(self) -> Decoder:
@@ -88,10 +93,16 @@ class LightEngine:
         return self._side_by_side(lambda tile: distortions(self._code, self._transform, planes(tile), tokens), tiles)
 
     def _encode(self, tile: np.ndarray, tokens: int, effort: int) -> np.ndarray:
-        picture = planes(tile)
         if not effort:
-            return self._code.assign(self._transform.analyse(picture), tokens)[0]
-        return search(self._code, self._decoder, picture, self._transform.analyse(picture), tokens, effort)
+            return self._code.assign(self._transform.analyse(planes(tile)), tokens)[0]
+        rounds, steps = SEARCHES[effort]
+        found = [self._searched(tile.tobytes(), tokens, rounds, step) for step in steps]
+        return min(found, key=lambda each: each[0])[1].copy()
+
+    def _search(self, tile: bytes, tokens: int, rounds: int, step: float) -> tuple[float, np.ndarray]:
+        picture = planes(np.frombuffer(tile, np.uint8).reshape(self.info.side, self.info.side, 3))
+        own = self._transform.analyse(picture)
+        return search(self._code, self._decoder, picture, own, tokens, rounds, step)
 
     def _decode(self, tokens: np.ndarray, look: str) -> np.ndarray:
         picture, features, _ = self._decoder(self._code.lookup(tokens), len(tokens))

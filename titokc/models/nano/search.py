@@ -67,18 +67,12 @@ def starts(tokens: int) -> list[int]:
     return sorted({int(part * tokens) for part in (KEPT if tokens <= MANY else KEPT[::2])})
 
 
-def search(code: Code, decoder: Decoder, picture: np.ndarray, own: np.ndarray, tokens: int, effort: int) -> np.ndarray:
-    """RGB float32 [3, S, S] and its own coefficients [C] -> indices int64 [tokens] that decode to something no farther
-    than what the nearest ones decode to; no more effort ever gives less."""
-    rounds, steps = SEARCHES[effort]
-    found = [_search(code, decoder, picture, own, tokens, rounds, step) for step in steps]
-    return min(found, key=lambda each: each[0])[1]
-
-
-def _search(
+def search(
     code: Code, decoder: Decoder, picture: np.ndarray, own: np.ndarray, tokens: int, rounds: int, step: float
 ) -> tuple[float, np.ndarray]:
-    """One of them: the mean squared error, and the indices."""
+    """One search: RGB float32 [3, S, S] and its own coefficients [C] -> indices int64 [tokens] that decode to something
+    no farther than what the nearest ones decode to, after the mean squared error that they leave; no more rounds ever
+    give less."""
     counts = starts(tokens)
     best, coded, states = code.assign(own, tokens, marks=counts)
     goal, way = own, {state.done: state for state in states}
