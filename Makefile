@@ -105,10 +105,9 @@ kodak-curve:
 	$(TITOKC_BENCH) $(KODAK) --bytes 848,1200 --codecs nano,nano:natural,webp,avif,jpegxl,jpeg \
 		--metrics $(PAIRWISE),$(SETS) -o $(REPORTS)/$@
 
-# The first of 1,000 pictures, which are in random order: for distances between sets, and guards of texture.
-VAL_1K_LIMIT ?= 250
+# Many pictures, for distances between sets and guards of texture; so nano in one tile, of 32, 64, 96, 128 tokens.
 val-1k:
-	$(TITOKC_BENCH) $(VAL_1K) --limit $(VAL_1K_LIMIT) --codecs nano,nano:natural,webp \
+	$(TITOKC_BENCH) $(VAL_1K) --tiles 1x1 --effort 6 --codecs nano,nano:natural,$(BASELINES) \
 		--metrics $(PAIRWISE),mean-psnr,$(SETS) --gallery 24 -o $(REPORTS)/$@
 
 # Kodak at the sizes that others have published (bench/beside.py).
