@@ -51,7 +51,7 @@ def bench() -> None:
 @click.option(
     "--codecs",
     metavar="A,B,...",
-    help="Models (a name, a path, LABEL=PATH; MODEL:LOOK, MODEL:base64), and jpeg, jpeg-progressive, webp, avif, "
+    help="Models (a name, a path, LABEL=PATH; MODEL:LOOK, MODEL:base64), and jpeg, jpeg-progressive, webp, avif, av1, "
     "jpeg2000, jpegxl, thumbhash, blurhash. [default: nano and all of these that are installed]",
 )
 @click.option("--bytes", "budgets", metavar="N,N,...", default="60,108,156,204", show_default=True, help="Budgets.")

@@ -9,13 +9,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from titokc.bench.contenders.av1 import AV1
 from titokc.bench.contenders.formats import AVIF, JPEG, JPEG2000, JPEGXL, ProgressiveJPEG, WebP
 from titokc.bench.contenders.interface import Contender
 from titokc.bench.contenders.placeholders import BlurHash, ThumbHash
 from titokc.errors import UsageError
 
 BASELINES: dict[str, type[Contender]] = {
-    kind.name: kind for kind in (JPEG, ProgressiveJPEG, WebP, AVIF, JPEG2000, JPEGXL, ThumbHash, BlurHash)
+    kind.name: kind for kind in (JPEG, ProgressiveJPEG, WebP, AVIF, AV1, JPEG2000, JPEGXL, ThumbHash, BlurHash)
 }
 
 
