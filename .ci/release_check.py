@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NEEDED = {"py.typed", "weights/nano.safetensors", "weights/nano.json", "bench/report.html", "bench/report.css"}
-SUFFIXES = {".py", ".typed", ".safetensors", ".json", ".md", ".html", ".css", ".js"}
+SUFFIXES = {".py", ".typed", ".csv", ".safetensors", ".json", ".md", ".html", ".css", ".js"}
 BUILD = "import sys; from setuptools import build_meta as b; print(getattr(b, 'build_' + sys.argv[1])(sys.argv[2]))"
 
 

@@ -3,6 +3,7 @@
 python bench/speed.py [PHOTO]
 """
 
+import argparse
 import subprocess
 import sys
 import time
@@ -29,7 +30,9 @@ def process(*arguments: str) -> Callable[[], object]:
 
 
 def main() -> None:
-    photo = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "samples" / "coffee.jpg"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photo", type=Path, nargs="?", default=Path(__file__).parent / "samples" / "coffee.jpg")
+    photo = parser.parse_args().photo
     picture = Image.open(photo).convert("RGB")
     codec = titokc.Codec()
     start = time.perf_counter()

@@ -13,7 +13,7 @@ from titokc.bench.contenders import BASELINES, formats, open_contender, search
 from titokc.bench.contenders.cache import best_files
 from titokc.bench.contenders.interface import RESAMPLING, Found, Impossible, enlarged
 from titokc.bench.contenders.search import Format, coarse_sides, reduced
-from titokc.errors import UsageError
+from titokc.errors import InputError, UsageError
 from titokc.judge import pixels
 
 PRESENT = [name for name, baseline in BASELINES.items() if baseline.missing() is None]
@@ -53,6 +53,21 @@ def test_formats_take_a_single_pixel(name):
     codec = open_contender(name)
     point = {"width": 1, "height": 1, "filter": "lanczos", "quality": codec.ladder[0]} | codec.variants[-1]
     assert codec.decode(codec.encode(Image.new("RGB", (40, 30), "teal"), point)).size == (1, 1)
+
+
+@pytest.mark.skipif("av1" not in PRESENT, reason="this Pillow was built without AVIF")
+@pytest.mark.parametrize("size", [(1, 1), (23, 17), (96, 64)])
+def test_av1_is_what_avif_holds_in_275_bytes_of_boxes(size, photo):
+    whole, bare = open_contender("avif"), open_contender("av1")
+    assert bare.variants == whole.variants
+    for variant in bare.variants:
+        point = {"width": size[0], "height": size[1], "filter": "lanczos", "quality": 30} | variant
+        file, stream = whole.encode(photo(), point), bare.encode(photo(), point)
+        assert len(file) - len(stream) == 275
+        assert stream == file[275:]
+        assert bare.decode(stream) == whole.decode(file)
+    with pytest.raises(InputError, match="no AV1 stream"):
+        bare.decode(file)
 
 
 def test_webp_has_a_quality_for_each_quantiser():

@@ -190,6 +190,16 @@ def test_each_look_of_a_model_is_a_contender():
     assert (open_contender("some/where").form, open_contender("some/where").look) == ("tok", "")
 
 
+def test_models_can_have_one_grid_and_another_effort(settings, photo):
+    photo(40, 30).save(settings.source / "a.png")
+    run(changed(settings, codecs=("nano", "nano:natural"), budgets=(60,), tiles="1x1", effort=0))
+    for row in read_report(settings.output).rows:
+        assert row["point"] == {"tiles": "1x1", "tokens": 31, "effort": 0}
+        assert row["version"].startswith("titokc 0.1.0, tiles 1x1, effort 0, weights ")
+    with pytest.raises(UsageError, match=r"nano was titokc .*, effort 0, .* then and is titokc .*, effort 1, "):
+        run(changed(settings, codecs=("nano",), budgets=(60,), tiles="1x1", effort=1))
+
+
 def test_looks_of_one_file_are_encoded_once(settings, photo, monkeypatch):
     photo(40, 30).save(settings.source / "a.png")
     best, calls = Model.best, []

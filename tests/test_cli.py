@@ -70,6 +70,11 @@ class TestEncode:
         assert result.stdout == ""
         assert result.stderr == "in/a.png -> in/a.tok: 128 tokens, 205 bytes\n"
 
+    def test_no_result_is_named_as_a_picture(self, run, files):
+        result = run("encode", "in/a.png", "-o", "in/x.JPG", code=2)
+        assert result.stderr == "titokc: in/x.JPG: a .tok file is no picture\n"
+        assert not (files / "x.JPG").exists()
+
     def test_quietly(self, run, files):
         result = run("encode", "-q", "in/a.png", "-o", "x.tok")
         assert (result.stdout, result.stderr) == ("", "")
@@ -329,6 +334,11 @@ class TestInfo:
     def tok(self, run, files):
         run("encode", "in/a.png", "-o", "a.tok", "--tiles", "1x2", "--tokens", 32)
         return "a.tok"
+
+    def test_json_of_one_file_that_is_none(self, run, files):
+        (files / "b.tok").write_bytes(b"nothing")
+        found = json.loads(run("info", "in/b.tok", "--json", code=3).stdout)
+        assert (found["input"], found["status"]) == ("in/b.tok", "failed")
 
     def test_json(self, run, tok, tiny):
         found = json.loads(run("info", tok, "--json").stdout)

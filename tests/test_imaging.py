@@ -96,14 +96,30 @@ def test_sixteen_bit_tiff_and_png(order):
     assert near(imaging.read(saved(sixteen_bits(200 * 257), "PNG")), (200, 200, 200), 0)
 
 
-def test_sixteen_bit_rgb_png():
+def png_of_16_bits(pixels, key=None):
+    """A row of pixels, each of one sample (grey) or three."""
+
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    row = b"\0" + struct.pack(">3H", 65_535, 32_896, 0) * 2
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
-    data += chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
-    assert near(imaging.read(data), (255, 128, 0), 0)
+    samples = len(pixels[0])
+    row = b"\0" + b"".join(struct.pack(f">{samples}H", *pixel) for pixel in pixels)
+    data = b"\x89PNG\r\n\x1a\n"
+    data += chunk(b"IHDR", struct.pack(">IIBBBBB", len(pixels), 1, 16, 2 if samples == 3 else 0, 0, 0, 0))
+    data += chunk(b"tRNS", struct.pack(f">{samples}H", *key)) if key else b""
+    return data + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bit_rgb_png():
+    assert near(imaging.read(png_of_16_bits([(65_535, 32_896, 0)] * 2)), (255, 128, 0), 0)
+
+
+@pytest.mark.parametrize("key", [(0x1234,), (0xFFFF,), (0x1234, 0x5678, 0x9ABC), (0, 0, 0x12)])
+def test_a_colour_of_16_bits_can_be_transparent(key):
+    other = (0x8000, *key[1:])
+    picture = np.asarray(imaging.read(png_of_16_bits([key, other], key), background="red"))
+    assert picture[0, 0].tolist() == [255, 0, 0]
+    assert picture[0, 1, 0] == 128
 
 
 @pytest.mark.parametrize(("mode", "value"), [("I", -1), ("I", 65_536), ("F", 1.5), ("F", -0.5), ("F", float("nan"))])
@@ -244,6 +260,13 @@ def test_limits_beyond_pillows_own_hold():
     with pytest.raises(InputError, match="not a readable picture"):  # it claims more than it holds
         imaging.read(data, limits=Limits(max_pixels=400_000_000))
     assert cap == Image.MAX_IMAGE_PIXELS
+
+
+def test_what_pillow_refuses_while_it_decodes_is_a_limit_too(monkeypatch):
+    data = saved(Image.new("1", (40, 30)), "TIFF")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(LimitExceededError, match="more pixels than Pillow reads of this format"):
+        imaging.read(data)
 
 
 def test_images_from_memory_have_the_same_limits():

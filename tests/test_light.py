@@ -1,5 +1,6 @@
 """The engine without torch is the torch definition: tokens, pixels, gradients. And it needs no torch."""
 
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,20 @@ def error(both):
         return float(np.square(made - planes(tile)).mean())
 
     return measure
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no such processes here")
+def test_a_fork_has_threads_of_its_own() -> None:
+    """Of the parent's none come along: several tiles waited for them for ever."""
+    script = (
+        "import os, sys, titokc\n"
+        "make = lambda: titokc.encode(sys.argv[1], tiles='1x2', effort=0)\n"
+        "before, child = make(), os.fork()\n"
+        "if not child: os._exit(make() != before)\n"
+        "print(os.waitpid(child, 0)[1])\n"
+    )
+    command = [sys.executable, "-c", script, str(SAMPLES / "coffee.jpg")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout == "0\n"
 
 
 def test_more_effort_is_never_worse(both, tiles, error) -> None:

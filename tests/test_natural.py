@@ -125,9 +125,8 @@ def test_the_code_is_that_of_a_model_without_it(folder: Path) -> None:
 
 
 def test_a_look_that_a_model_lacks_is_refused_by_name(tmp_path: Path, folder: Path) -> None:
-    codec = Codec(folder)
-    with pytest.raises(UsageError, match=r"look 'pretty': .* has faithful, natural"):
-        codec.decode(bytes(3), form="bare", partial=True, look="pretty")
+    with pytest.raises(UsageError, match=r"look 'pretty': expected faithful or natural"):
+        list(Codec(folder).decode_many([bytes(3)] * 2, form="bare", look="pretty", return_errors=True))
     weights.save(NanoTokenizer(NanoConfig(**{**CONFIG.code_fields, **_sizes(CONFIG)})), tmp_path / "plain")
     with pytest.raises(UsageError, match=r"look 'natural': .* has faithful"):
         Codec(tmp_path / "plain").decode(bytes(3), form="bare", partial=True, look="natural")

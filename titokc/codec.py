@@ -48,9 +48,9 @@ class Codec:
     limits: pictures beyond these are refused, on both sides.
     progress: called as progress(done, total) with the tiles of a picture, from any thread.
 
-    On one machine the tokens of a picture depend on nothing else: not on what is encoded beside it, nor on `threads`
-    (on devices other than the CPU they may depend on `batch_size`). Nor do decoded samples with the light engine; with
-    torch's they may differ by 1 of 255 between numbers of threads (see `titokc.engines.torch`).
+    On one machine and with one engine the tokens of a picture depend on nothing else: not on what is encoded beside it,
+    nor on `threads` (on devices other than the CPU they may depend on `batch_size`). Nor do decoded samples with the
+    light engine; with torch's they may differ by 1 of 255 between numbers of threads (see `titokc.engines.torch`).
     """
 
     def __init__(
@@ -70,13 +70,15 @@ class Codec:
             raise UsageError("give a model's name or a loaded tokenizer, not both")
         if model is not None and not isinstance(model, (str, os.PathLike)):
             raise UsageError(f"model {model!r}: expected a name or a path; a loaded model is given as tokenizer=")
+        if not isinstance(limits, Limits):
+            raise UsageError(f"limits {limits!r}: expected titokc.Limits")
         for name, number in (("batch size", batch_size), ("threads", 1 if threads is None else threads)):
             check_number(name, number)
         self.model = model
         self.limits = limits
         self._given = tokenizer if model is None else model
         self._settings: dict[str, Any] = {
-            "device": device,
+            "device": str(device),
             "engine": engine,
             "dtype": dtype,
             "batch_size": batch_size,

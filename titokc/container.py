@@ -157,8 +157,9 @@ def read_header(data: bytes, *, partial: bool = False, limits: Limits = DEFAULT_
 def truncate(data: bytes, tokens_per_tile: int, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """The valid smaller file that keeps the first `tokens_per_tile` tokens of every tile, or of fewer its share.
 
-    It decodes to a poorer picture of the same photograph. It is the file that the encoder would have written for so
-    many tokens if that did not search (effort 0); a search for fewer tokens finds other ones.
+    It decodes to a poorer picture of the same photograph. Of a file whose tokens
+    were not searched for (effort 0) it is the one that the encoder would have written for so many; a search for fewer
+    tokens finds other ones.
 
     Of `limits` only `max_indices` counts, as no pixels are made. Raises UsageError where there are not so many tokens,
     and for models whose codes are not nested.
@@ -206,6 +207,8 @@ def _parse(data: bytes, *, partial: bool, limits: Limits) -> tuple[Header, int]:
 
 
 def _parse_header(data: bytes) -> tuple[Header, int]:
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise UsageError(f"expected the bytes of a file, found {type(data).__name__}")
     if data[:4] != MAGIC:
         if is_tok_text(data):
             raise MagicError("not a .tok file: it is one as base64 text, make it a file again (base64 -d)")

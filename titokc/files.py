@@ -80,7 +80,7 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
     try:
         with Path(path).open("rb") as stream:
             return stream.read(limit + 1)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
         raise InputError(f"cannot be read: {reason(error)}") from error
 
 
@@ -168,9 +168,10 @@ def expanded(path: str) -> Path:
     return Path(f"/{path[1:]}" if path.startswith("~") else path)
 
 
-def reason(error: OSError) -> str:
+def reason(error: OSError | ValueError) -> str:
     """What the system said, without the path that the caller names anyway."""
-    return error.strerror.lower() if error.strerror else str(error)
+    said = error.strerror if isinstance(error, OSError) else None
+    return said.lower() if said else str(error)
 
 
 def _litter() -> str:

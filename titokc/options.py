@@ -24,6 +24,7 @@ SMALL_BUDGET = 600
 TUNED_EFFORT = 8
 TUNES = ("psnr", "natural")
 FORMS = ("tok", "bare", "base64")
+LOOKS = ("faithful", "natural")
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ class DecodeOptions:
 
     def __post_init__(self) -> None:
         _check_form(self.form)
+        if self.look and self.look not in LOOKS:
+            raise UsageError(f"look {self.look!r}: expected {' or '.join(LOOKS)}")
         if self.size is not None:
             if not isinstance(self.size, (tuple, list)) or len(self.size) != 2:
                 raise UsageError(f"size {self.size!r}: expected (width, height)")

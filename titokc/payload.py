@@ -87,7 +87,8 @@ def is_tok(data: bytes) -> bool:
 def looks_like_base64(data: bytes) -> bool:
     """Whether these are 20 or more characters of base64, 12 of them different (1 in 2 ** 38 random ones)."""
     text = bytes(data[:4096]).translate(None, string.whitespace.encode())
-    letters = set(text.rstrip(b"="))
+    text = text.rstrip(b"=")
+    letters = set(text)
     return len(text) >= 20 and len(letters) >= 12 and letters <= _LETTERS
 
 

@@ -9,6 +9,7 @@ either side gains up to 0.025 dB, and the seam is gone (bench/LOG.md). Between t
 steps are first spread much wider, which costs nothing; a large one may be the picture's own.
 """
 
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
@@ -43,8 +44,8 @@ def parse_grid(text: str | Grid, size: tuple[int, int], side: int) -> Grid:
         if not match:
             raise UsageError(f"tiles {text!r}: expected ROWSxCOLUMNS, such as 2x3, or auto")
         rows, columns = int(match[1]), int(match[2])
-    elif isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(number, int) for number in text):
-        rows, columns = text
+    elif isinstance(text, (tuple, list)) and len(text) == 2 and all(hasattr(number, "__index__") for number in text):
+        rows, columns = map(operator.index, text)
     else:
         raise UsageError(f'tiles {text!r}: expected (rows, columns), "RxC" or "auto"')
     if not (1 <= rows <= MAX_GRID and 1 <= columns <= MAX_GRID):

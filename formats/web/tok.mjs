@@ -134,9 +134,6 @@ export function parse(data, models, { partial = false, limits = LIMITS } = {}) {
   if (data.length >= end && data[end - 1] & ((1 << filling) - 1)) {
     fail("PaddingError", `padding bits at byte ${end - 1}: expected zeros`);
   }
-  let tokens = declared;
-  while (tokens && totalOf(tokens) * bits > 8 * data.length - at) tokens--;
-  if (!tokens) fail("TruncatedError", "no token of every tile is left");
   if (Math.max(width, height) > limits.side) {
     fail("LimitExceededError", `the header declares ${width}x${height} pixels; the limit is ${limits.side} a side`);
   }
@@ -146,6 +143,9 @@ export function parse(data, models, { partial = false, limits = LIMITS } = {}) {
   if (totalOf(declared) > limits.indices) {
     fail("LimitExceededError", `the header declares ${totalOf(declared)} tokens; the limit is ${limits.indices}`);
   }
+  let tokens = declared;
+  while (tokens && totalOf(tokens) * bits > 8 * data.length - at) tokens--;
+  if (!tokens) fail("TruncatedError", "no token of every tile is left");
   const indices = Array.from({ length: totalOf(tokens) }, () => take(bits));
   const { name, nested } = row;
   const model = { bits, id, name, nested, fingerprint };

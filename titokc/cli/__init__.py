@@ -20,7 +20,7 @@ from titokc.files import reason
 
 # Verb -> (module in titokc.cli, its line in `titokc --help`, which imports none of them).
 VERBS = {
-    "encode": ("encode", "Pictures -> .tok files of 60 to 204 bytes."),
+    "encode": ("encode", "Pictures -> .tok files, of 62 to 206 bytes."),
     "decode": ("decode", ".tok files -> pictures."),
     "info": ("info", "What .tok files say about themselves."),
     "truncate": ("info", "Smaller .tok files from larger ones, without the pictures."),
@@ -86,6 +86,8 @@ class Verbs(click.Group):
             code = _explain(KeyboardInterrupt() if _interrupts else failure.error)
         except BrokenPipeError as error:
             code = _explain(error)
+        except OSError as error:  # no verb's: --help and --version write by themselves
+            code = _explain(OSError(error.errno, reason(error), "standard output"))
         except click.Abort:
             code = _explain(KeyboardInterrupt())
         except click.ClickException as error:

@@ -105,11 +105,11 @@ def run(
         outcome = measure(Settings(source, output, specs, **settings), progress)
     text = _write_all(output, gallery) if outcome.measured else ""
     if text and not quiet:
-        click.echo(text)
+        put(text)
         for note in outcome.notes:
-            click.echo(note)
+            put(note)
         for name, why in absent.items():
-            click.echo(f"{name} left out: {why}")
+            put(f"{name} left out: {why}")
         put(f"\n{printable(output / 'report.html')}")
     for name, why in outcome.failed.items():
         complain(why, name)
@@ -136,7 +136,7 @@ def compare(first: Path, second: Path, as_json: bool) -> None:
 
     _need("scipy")
     found = compared(read_report(first).rows, read_report(second).rows)
-    click.echo(json.dumps(found, indent=1) if as_json else comparison_text(found))
+    put(json.dumps(found, indent=1) if as_json else comparison_text(found))
 
 
 @bench.command()

@@ -74,6 +74,8 @@ def decode(
             raise UsageError("of a data set whole pictures are decoded: without --size, --partial, --bare and --tiles")
         click.get_current_context().exit(_decode_sets(inputs, output, model, chosen["look"], options))
     form = form_of(bare, base64)
+    if form == "tok" and chosen["tiles"] != "1x1":
+        raise UsageError("--tiles is for payloads alone (--bare, --base64): a .tok file says its own")
     tasks, notes = plan(inputs, output, Naming(frozenset({SUFFIXES[form]}), ".png", WRITTEN))
     if output and output not in STDOUT_NAMES and not is_folder(output) and len(tasks) == 1:
         _check_suffix(Path(output))

@@ -22,6 +22,7 @@ from titokc.cli.options import (
 )
 from titokc.cli.plan import Naming, plan
 from titokc.cli.streams import is_followed, read_picture
+from titokc.errors import UsageError
 from titokc.options import BUDGET_EFFORT, DEFAULT_EFFORT, SMALL_BUDGET, TUNED_EFFORT, TUNES, Encoded
 
 
@@ -74,6 +75,8 @@ def encode(
     if chosen["tune"] != "psnr" and options.engine["engine"] == "auto":
         options.engine["engine"] = "torch"
     form = form_of(bare, base64)
+    if output and Path(output).suffix.lower() in READABLE_SUFFIXES and not Path(output).is_dir():
+        raise UsageError(f"{output}: a {SUFFIXES[form]} file is no picture")
     tasks, notes = plan(inputs, output, Naming(READABLE_SUFFIXES, SUFFIXES[form], frozenset(SUFFIXES.values())))
     click.get_current_context().exit(_Encoding(model, options, form=form, **chosen).run(tasks, notes))
 

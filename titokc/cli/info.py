@@ -81,7 +81,7 @@ def info(inputs: tuple[str, ...], as_json: bool, show_tokens: bool, partial: boo
                     fields["tokens"] = unpack(data, partial=partial, limits=limits)[1]
         except TitokcError as error:
             row = report.fail(file.name, error)
-            if as_json and several:
+            if as_json:
                 put(json.dumps({"input": file.name, **row}))
             continue
         report.counts["done"] += 1

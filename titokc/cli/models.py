@@ -35,7 +35,7 @@ def list_models(as_json: bool) -> None:
     """The known models and the installed ones, and which are on this machine."""
     rows = [_row(name) for name in dict.fromkeys([*IDS, *(files.name for files in places.installed())])]
     if as_json:
-        click.echo(json.dumps(rows))
+        put(json.dumps(rows))
         return
     table = [("NAME", "TOKENS", "BITS", "PAYLOAD", "WEIGHTS", "LOOKS", "WHERE")]
     for row in rows:
@@ -46,7 +46,7 @@ def list_models(as_json: bool) -> None:
         table.append((row["name"], tokens or "?", str(row["bits"] or "?"), payload, weights, looks, row["where"]))
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for line in table:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        put("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 @models.command()
@@ -100,7 +100,7 @@ def verify(model: str, pictures: Path | None, device: str, as_json: bool) -> Non
         "weights_fingerprint": tokenizer.info.weights.hex(),
     }
     if as_json:
-        click.echo(json.dumps(report | {"golden": golden}))
+        put(json.dumps(report | {"golden": golden}))
     else:
         _print_report(report, golden, asked=pictures is not None)
     failed = [row["picture"] for row in golden if any(one["margin"] > NEAR_TIE for one in row["mismatches"])]
@@ -239,15 +239,13 @@ def _golden(tokenizer: Any, pictures: Path) -> list[dict[str, Any]]:
 
 def _print_report(report: dict[str, Any], golden: list[dict[str, Any]], asked: bool) -> None:
     for name, value in report.items():
-        click.echo(f"{name.replace('_', ' '):<20} {value}")
+        put(f"{name.replace('_', ' '):<20} {value}")
     for row in golden:
         right = row["tokens"] - len(row["mismatches"])
-        click.echo(f"{'tokens':<20} {right} of {row['tokens']} as published: {row['picture']}")
+        put(f"{'tokens':<20} {right} of {row['tokens']} as published: {row['picture']}")
         for one in row["mismatches"]:
-            click.echo(
-                f"{'':<20} " + "token {position}: {found}, published {expected}, margin {margin:.2g}".format(**one)
-            )
+            put(f"{'':<20} " + "token {position}: {found}, published {expected}, margin {margin:.2g}".format(**one))
     if not golden:
         where = "none are published for this model" if asked else "not compared, give --pictures"
         known = f" ({', '.join(GOLDEN_TOKENS)} has some)" if asked else ""
-        click.echo(f"{'tokens':<20} {where}{known}")
+        put(f"{'tokens':<20} {where}{known}")

@@ -57,7 +57,7 @@ class LightEngine:
         self._config, self._tensors = config, tensors
         self._code = Code(config, tensors)
         self._transform = Transform(config, tensors["coded"])
-        self._pool = ThreadPoolExecutor(self.width, "titokc")
+        self._pools: dict[int, ThreadPoolExecutor] = {}
         self._searched = lru_cache(_KEPT_SEARCHES)(self._search)
 
     @cached_property
@@ -113,6 +113,14 @@ class LightEngine:
         is_set = os.environ.get("OPENBLAS_NUM_THREADS") == "1"
         with nullcontext() if is_set else _one_thread_a_product:
             return [*(map if len(rows) == 1 else self._pool.map)(work, rows, *more)]
+
+    @property
+    def _pool(self) -> ThreadPoolExecutor:
+        """The threads of this process: a fork takes none of them along."""
+        process = os.getpid()
+        if process not in self._pools:
+            self._pools = {process: ThreadPoolExecutor(self.width, "titokc")}
+        return self._pools[process]
 
 
 def reads(files: ModelFiles) -> bool:

@@ -59,6 +59,8 @@ DECODER_ERRORS = (
     struct.error,
     zlib.error,
 )
+# Of some formats it checks that itself, by a setting of the whole process.
+_BEYOND_PILLOW = "more pixels than Pillow reads of this format"
 _SRGB = ImageCms.createProfile("sRGB")
 
 Background = str | tuple[int, int, int]
@@ -87,10 +89,11 @@ def read(
         return _decode(io.BytesIO(source), background, limits, at_least, notes)
     if isinstance(source, (str, os.PathLike)):
         try:
-            with Path(source).open("rb") as stream:
-                return _decode(stream, background, limits, at_least, notes)
-        except OSError as error:
+            file = Path(source).open("rb")  # noqa: SIM115 - closed below
+        except (OSError, ValueError) as error:  # ValueError: a name with a null character
             raise InputError(f"cannot be read: {reason(error)}") from error
+        with file:
+            return _decode(file, background, limits, at_least, notes)
     if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
         kind = f"{type(source).__module__}.{type(source).__name__}".removeprefix("builtins.")
         hint = ": Image.fromarray makes one" if hasattr(source, "__array_interface__") else ""
@@ -189,7 +192,7 @@ def _decode(
     except (UnidentifiedImageError, EOFError) as error:
         raise InputError(_unidentified(start, pages[number : number + 1])) from error
     except Image.DecompressionBombError as error:
-        raise LimitExceededError("more pixels than Pillow reads of this format") from error
+        raise LimitExceededError(_BEYOND_PILLOW) from error
     except DECODER_ERRORS as error:
         raise InputError(f"not a readable picture: {_one_line(error)}") from error
     with image:
@@ -200,6 +203,8 @@ def _decode(
             picture: Image.Image = _loaded(image, stream, notes)
             if pages:
                 picture = _scaled(picture, pages[number])
+        except Image.DecompressionBombError as error:
+            raise LimitExceededError(_BEYOND_PILLOW) from error
         except DECODER_ERRORS as error:
             raise InputError(f"not a readable picture: {_one_line(error)}") from error
         if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
@@ -308,7 +313,7 @@ def _colour(background: Background) -> tuple[int, ...]:
         and len(background) == 3
         and all(part in range(256) for part in background)
     ):
-        return tuple(background)
+        return tuple(map(int, background))
     if not isinstance(background, str):
         raise UsageError(f"background {background!r} is no colour: expected a name, #rrggbb or (r, g, b) of 0..255")
     try:
@@ -327,7 +332,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image, white: int = 65_535) -> Image.Image:
-    """Grey of up to 16 bits (modes I;16* and I) and of floats in 0..1 (mode F) -> mode L, rounded to nearest."""
+    """Grey of up to 16 bits (modes I;16* and I) and of floats in 0..1 (mode F) -> mode L, rounded to nearest, or LA
+    where one of these greys is transparent."""
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
     import numpy as np
@@ -339,7 +345,10 @@ def _to_8_bits(image: Image.Image, white: int = 65_535) -> Image.Image:
         return Image.fromarray(np.rint(samples * 255).astype(np.uint8))
     if samples.min() < 0 or samples.max() > white:
         raise ValueError(f"integer samples outside 0..{white}")
-    return Image.fromarray(((samples.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8))
+    grey = Image.fromarray(((samples.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8))
+    if (key := image.info.get("transparency")) is None:
+        return grey
+    return Image.merge("LA", (grey, Image.fromarray(np.where(samples == key, 0, 255).astype(np.uint8))))
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

@@ -40,7 +40,7 @@ def read(stream: BinaryIO, limits: Limits) -> Png:
     stream.seek(len(MAGIC))
     pieces, notes = [MAGIC], []
     said: dict[bytes, bytes] = {}
-    frames = None
+    frames, deep_colours = None, False
     while len(head := stream.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if kind not in _KEPT and kind not in _SAID and kind[:1].islower():
@@ -60,6 +60,11 @@ def read(stream: BinaryIO, limits: Limits) -> Png:
             body += checksum
             if kind == b"IHDR" and length == 13:
                 limits.check(struct.unpack(">II", body[:8]))
+                deep_colours = body[8:10] == b"\x10\x02"
+            if kind == b"tRNS" and length == 6 and deep_colours:
+                # Pillow takes the upper 8 bits of each sample, but all 16 of the transparent colour.
+                body = bytes([0, body[0], 0, body[2], 0, body[4]])
+                body += struct.pack(">I", zlib.crc32(kind + body))
         pieces += [head, body]
         if kind == b"IEND":
             break
