@@ -1,4 +1,4 @@
-"""Photos in rows: the original, titokc at three sizes, and the best WebP at the largest of them.
+"""Photos in rows: the original, titokc at three sizes, the best WebP and bare AV1 at the largest of them.
 
 python bench/figure.py PHOTO... -o bench/figures/kodak-256.png
 python bench/figure.py FOLDER --worst ROWS -o bench/figures/worst.png    those of a run with the lowest PSNR
@@ -11,13 +11,14 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 import titokc
+from titokc.bench.contenders.av1 import AV1
 from titokc.bench.contenders.formats import WebP
 from titokc.bench.contenders.interface import Found, enlarged
 from titokc.bench.images import load
 from titokc.bench.rows import Rows
 from titokc.imaging.shards import Source
 
-# Tokens and look of each picture between the original and WebP.
+# Tokens and look of each picture between the original and the baselines.
 SIZES = ((32, "natural"), (64, "natural"), (128, "natural"), (128, "faithful"))
 LOOKS = ((64, "faithful"), (64, "natural"))
 SIDE, GAP, CAPTION = 224, 4, 22
@@ -40,10 +41,11 @@ def main() -> None:
         for tokens, look in LOOKS if arguments.looks else SIZES:
             data = codec.encode(photo, tokens=tokens)
             panels.append((codec.decode(data, look=look), f"{look}, {len(data)} bytes"))
-        [found] = WebP().best(photo, len(data))
-        if isinstance(found, Found):
-            small = WebP().decode(found.data)
-            panels.append((enlarged(small, photo.size, found.enlarge), f"WebP, {len(found.data)} bytes"))
+        for name, baseline in (("WebP", WebP()), *([] if arguments.looks else [("AV1, bare", AV1())])):
+            [found] = baseline.best(photo, len(data))
+            if isinstance(found, Found):
+                small = enlarged(baseline.decode(found.data), photo.size, found.enlarge)
+                panels.append((small, f"{name}, {len(found.data)} bytes"))
         rows.append(panels)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     sheet(rows, 256 if arguments.looks else SIDE).save(arguments.output, optimize=True, quality=88)

@@ -88,6 +88,49 @@ def kill_and_compare(data, tmp_path, kills, steps):
     assert last_checkpoint(tmp_path / "killed") == last_checkpoint(tmp_path / "whole")
 
 
+def test_what_validates_is_not_trained_on(data, tmp_path):
+    held = tmp_path / "held"
+    held.mkdir()
+    for path in sorted(data.iterdir())[:3]:
+        (held / path.name).symlink_to(path)
+    lines = invoke(*arguments(data, tmp_path / "run", "nano", NANO, "--val", held, "--steps", 1, "--dry-run"))
+    assert "3 images are in --val too: they are not trained on" in lines.output
+    assert "9 training images, 3 for validation" in lines.output
+    every = invoke(*arguments(data, tmp_path / "run", "nano", NANO, "--val", data, "--steps", 1, "--dry-run"))
+    assert "--val has all images too: it says nothing of others" in every.output
+
+
+def test_what_one_may_not_expect_of_a_run_is_said(data, tmp_path):
+    settings = f"{TITOK} phases.0.warmup=9 model.num_latent_tokens=257"
+    lines = invoke(*arguments(data, tmp_path / "run", "titok-s-128-single", settings, "--steps", 10, "--dry-run"))
+    assert "9 of its 10 steps warm up (--set phases.0.warmup=N)" in lines.output
+    assert "no .tok file holds 257 tokens of 4 bits, at most 256 of 16" in lines.output
+
+
+def test_a_run_without_a_checkpoint_needs_its_first_weights_again(data, tmp_path, monkeypatch):
+    train(data, tmp_path / "one", "nano", NANO, "--steps", 1)
+    assert invoke("models", "export", tmp_path / "one", "-o", tmp_path / "model").exit_code == 0
+    run = tmp_path / "two"
+    with monkeypatch.context() as stopped:
+        stopped.setattr("titokc.train.start.image_sets", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        invoke(*arguments(data, run, "nano", NANO, "--steps", 1, "--init-from", tmp_path / "model"))
+    assert json.loads((run / "recipe.json").read_text())["initial"]
+    resumed = invoke("train", data, "-o", run, "--resume", "-q", "--device", "cpu", "--steps", 1)
+    assert resumed.exit_code == 2
+    assert "has no checkpoint yet: begin it again with its own --init-from" in resumed.output
+    train(data, run, "nano", "", "--steps", 1, "--resume", "--init-from", tmp_path / "model")
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(data, tmp_path):
+    train(data, tmp_path / "run", "nano", NANO, "--steps", 2)
+    before = (tmp_path / "run" / "recipe.json").read_bytes()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.png").write_bytes(next(data.glob("*.*")).read_bytes())
+    refused = invoke(*arguments(tmp_path / "other", tmp_path / "run", "nano", "", "--steps", 5, "--resume"))
+    assert (refused.exit_code, "was begun with other" in refused.output) == (2, True)
+    assert (tmp_path / "run" / "recipe.json").read_bytes() == before
+
+
 @pytest.mark.timeout(900)
 def test_a_killed_run_ends_bit_equal(data, tmp_path):
     kill_and_compare(data, tmp_path, kills=1, steps=60)

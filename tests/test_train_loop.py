@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -363,9 +364,27 @@ def test_a_checkpoint_of_another_model_is_refused(images, tmp_path):
         trainer_of(replace(RECIPE, name="other"), images, tmp_path)
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(images, tmp_path):
+def _flip(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        ("average.safetensors", lambda path: path.write_bytes(b"damaged")),
+        ("tokenizer.safetensors", Path.unlink),
+        ("adamw.safetensors", Path.unlink),
+        ("adamw.safetensors", _flip),
+        ("state.json", Path.unlink),
+        ("state.json", lambda path: path.write_text("{}")),
+        ("state.json", lambda path: path.write_text("[]")),
+    ],
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(images, tmp_path, part, damage):
     train(RECIPE, images, tmp_path)
-    (checkpoint.saved(tmp_path)[-1] / "average.safetensors").write_bytes(b"damaged")
+    damage(checkpoint.saved(tmp_path)[-1] / part)
     assert trainer_of(RECIPE, images, tmp_path).state.step == 5
 
 

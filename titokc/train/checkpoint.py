@@ -1,7 +1,7 @@
 """Checkpoints of a run: folders of safetensors and JSON that appear whole or not at all (`titokc.files`); no pickle.
 
 `RUN/checkpoints/step-00001000/` holds one safetensors file a part (tokenizer, average, optimisers, random state) and
-state.json. The last two and the best are kept. `titokc.train.loop` decides what goes in.
+state.json, which says their SHA-256 too. The last two and the best are kept. `titokc.train.loop` decides what goes in.
 """
 
 import json
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from titokc.errors import OutputError, UsageError, WeightsError
-from titokc.files import LITTER, staged
+from titokc.files import LITTER, sha256, staged
 from titokc.weights.tensors import check_fit
 
 
@@ -42,6 +42,7 @@ def save(run: Path, called: str, parts: Parts, state: dict[str, Any], keep: set[
             for key, tensors in parts.items():
                 contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
                 save_file(contiguous, part / f"{key}.safetensors")
+            state = state | {"files": {key: sha256(part / f"{key}.safetensors") for key in parts}}
             (part / "state.json").write_text(json.dumps(state, indent=1, allow_nan=False) + "\n")
     except BaseException as error:
         if before.exists():
@@ -96,11 +97,15 @@ def saved(run: Path) -> list[Path]:
 
 
 def load(folder: Path, only: str = "*") -> tuple[Parts, dict[str, Any]]:
-    """(parts, or `only` one of them, state) of a checkpoint; DamagedCheckpointError if a file cannot be read."""
+    """(parts, or `only` one of them, state) of a checkpoint; DamagedCheckpointError if one is not what was written."""
     try:
-        parts = {path.stem: load_file(path) for path in sorted(folder.glob(f"{only}.safetensors"))}
-        return parts, json.loads((folder / "state.json").read_text())
-    except (OSError, SafetensorError, ValueError) as error:
+        state = json.loads((folder / "state.json").read_text())
+        files = {folder / f"{part}.safetensors": digest for part, digest in state.pop("files").items()}
+        wanted = [path for path in sorted(files) if only in {"*", path.stem}]
+        if changed := [path.name for path in wanted if sha256(path) != files[path]]:
+            raise ValueError(f"{changed[0]} is not what was written")
+        return {path.stem: load_file(path) for path in wanted}, state
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedCheckpointError(f"{folder}: damaged checkpoint ({error})") from error
 
 

@@ -13,8 +13,9 @@ import torch
 from tqdm import tqdm
 
 from titokc import models, weights
+from titokc.container import MAX_BITS_PER_INDEX, MAX_TOKENS_PER_TILE
 from titokc.engines.torch import find_device, find_dtype
-from titokc.errors import InputError, UsageError
+from titokc.errors import InputError, OutputError, UsageError
 from titokc.files import write_atomic
 from titokc.models.interface import Tokenizer
 from titokc.models.precision import convolution_format
@@ -78,8 +79,8 @@ def start(
             added = {n: tensor for n, tensor in tokenizer.state_dict().items() if n.partition(".")[0] in recipe.adds}
             checkpoint.fill(tokenizer, added | initial.state_dict(), Path(init_from or ""))
         schema.check(recipe, tokenizer)
-        if recipe.scale > 1 and group.first:
-            say(f"--scale {recipe.scale}: batches {recipe.scale}, rates {recipe.scale**0.5:.3g} times the recipe's own")
+        for note in _notes(recipe, tokenizer) if group.first else ():
+            say(note)
         setup = Setup(place, group, proxy)
         begin = objectives.begin(recipe.phases, setup)
         options: dict[str, Any] = {"initialised": initial is not None, "autocast": autocast, "group": group}
@@ -109,17 +110,36 @@ def _held(run: Path, recipe: Recipe, group: Group) -> Iterator[None]:
     if not group.first:
         yield
         return
-    new = not run.exists()
+    new, path = not run.exists(), run / "recipe.json"
     with checkpoint.locked(run):
-        write_atomic(run / "recipe.json", schema.to_json(recipe).encode())
+        before = path.read_bytes() if path.exists() else None
+        write_atomic(path, schema.to_json(recipe).encode())
         try:
             yield
-        except (InputError, UsageError):
-            if not checkpoint.saved(run):
-                (run / "recipe.json").unlink()
+        except Exception as error:
+            if before is not None:
+                if isinstance(error, (InputError, UsageError)):
+                    write_atomic(path, before)
+            elif not checkpoint.saved(run) and not isinstance(error, (OSError, OutputError)):
+                path.unlink()
                 if new:
                     shutil.rmtree(run)
             raise
+
+
+def _notes(recipe: Recipe, tokenizer: Tokenizer) -> Iterator[str]:
+    """What one may not expect of a run."""
+    if recipe.scale > 1:
+        yield f"--scale {recipe.scale}: batches {recipe.scale}, rates {recipe.scale**0.5:.3g} times the recipe's own"
+    total = sum(phase.share for phase in recipe.phases)
+    for at, phase in enumerate(recipe.phases):
+        steps = int(recipe.steps * phase.share / total)
+        if 0 < steps < 2 * phase.warmup:
+            yield f"phase {phase.name}: {phase.warmup} of its {steps} steps warm up (--set phases.{at}.warmup=N)"
+    tokens, bits = tokenizer.info.max_tokens, tokenizer.info.bits
+    if tokens > MAX_TOKENS_PER_TILE or bits > MAX_BITS_PER_INDEX:
+        most = f"{MAX_TOKENS_PER_TILE} of {MAX_BITS_PER_INDEX}"
+        yield f"no .tok file holds {tokens} tokens of {bits} bits, at most {most}: titokc will not encode with it"
 
 
 def choose_recipe(
@@ -143,6 +163,10 @@ def choose_recipe(
         recipe = schema.override(saved, settings)
         if recipe.model != saved.model:
             raise UsageError(f"{run}: --set cannot change the model of a run that has begun")
+        if not checkpoint.saved(run) and saved.initial != _fingerprint(initial):
+            raise UsageError(
+                f"{run} has no checkpoint yet: begin it again with its own --init-from, or in another folder"
+            )
         return recipe
     if name is None:
         raise UsageError(f"a new run needs --recipe; there are {', '.join(recipes.NAMES)}")
@@ -155,10 +179,14 @@ def choose_recipe(
         lacking = {part: getattr(recipe.model, part) for part in recipe.adds if not getattr(config, part)}
         recipe = replace(recipe, model=replace(config, **lacking))
     recipe = schema.scaled(recipe, scale or (recipe.on_gpu if on_gpu else 1))
-    recipe = schema.override(recipe, settings)
+    recipe = replace(schema.override(recipe, settings), initial=_fingerprint(initial))
     if recipe.needs_weights and initial is None:
         raise UsageError(f"the recipe {name} starts from trained weights: give them with --init-from")
     return recipe
+
+
+def _fingerprint(initial: Tokenizer | None) -> str:
+    return "" if initial is None else weights.fingerprints(initial).weights.hex()
 
 
 def build(recipe: Recipe) -> Tokenizer:
@@ -172,7 +200,14 @@ def _split(data: Path, val: Path | None) -> Found:
     found = find(data)
     if val is not None:
         given = find(val)
-        return Found(found.training, given.training + given.validation, found.notes + given.notes)
+        notes, held = found.notes + given.notes, given.training + given.validation
+        places = {(source.path.resolve(), source.offset) for source in held}
+        training = [source for source in found.training if (source.path.resolve(), source.offset) not in places]
+        if not training:
+            return Found(found.training, held, [*notes, "--val has all images too: it says nothing of others"])
+        if both := len(found.training) - len(training):
+            notes = [*notes, f"{both} images are in --val too: they are not trained on"]
+        return Found(training, held, notes)
     if found.validation or len(found.training) < 100:
         return found
     step = max(50, len(found.training) // 1000)

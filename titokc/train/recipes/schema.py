@@ -82,7 +82,7 @@ class Recipe:
     revival_patience: codebook entries unused for this many codebook sizes of tokens are replaced (0: never).
     divergence: a smoothed loss this many times its lowest is a divergence. val_images: most images in one validation.
     on_gpu: how many times the batches it is `scaled` to where a GPU trains. scale: how many times those of the named
-    recipe its batches are.
+    recipe its batches are. initial: fingerprint of the weights that the run begins from, if not from random ones.
     """
 
     name: str
@@ -110,10 +110,15 @@ class Recipe:
     seed: int = 0
     on_gpu: int = 1
     scale: int = 1
+    initial: str = ""
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "steps", "minutes", "micro_batch", "revival_patience", "weight_decay", "final_lr", "seed")
         _at_least(self, 1, "token_drop_step", "checkpoint_steps", "val_steps", "val_images", "on_gpu", "scale")
+        if not (self.clip > 0 and self.divergence > 1 and 0 <= self.ema_decay < 1):
+            raise ValueError("expected clip above 0, divergence above 1, ema_decay from 0 to below 1")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas are {self.betas}, expected two from 0 to below 1")
 
     @property
     def largest_view(self) -> View:
