@@ -43,7 +43,7 @@ ALLOWED = {
     "codec": "budget coding container engines files ids imaging judge limits many models options payload tiling "
     "weights",
     "pillow_plugin": "codec container options",
-    "train": "engines files imaging judge models weights",
+    "train": "container engines files imaging judge models weights",  # container: what no file can hold
     "bench": "__init__ _version codec files imaging judge options processes",
     "dataset": "budget codec container files ids imaging limits models options processes weights",
     "cli": "_version bench codec container dataset engines files ids imaging judge limits models options train weights",
