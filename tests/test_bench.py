@@ -482,5 +482,5 @@ def test_the_default_codecs_are_nano_and_all_baselines_that_are_there(monkeypatc
     for name, baseline in contenders.BASELINES.items():
         monkeypatch.setattr(baseline, "missing", lambda why="gone" if name == "avif" else None: why)
     chosen, absent = _codecs(None)
-    assert chosen == ("nano", "jpeg", "jpeg-progressive", "webp", "jpeg2000", "jpegxl", "thumbhash", "blurhash")
+    assert chosen == ("nano", "jpeg", "jpeg-progressive", "webp", "av1", "jpeg2000", "jpegxl", "thumbhash", "blurhash")
     assert absent == {"avif": "gone"}
