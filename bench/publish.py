@@ -79,7 +79,7 @@ TABLES = (
     Table(
         "kodak-native",
         "Kodak whole, at 768x512 (`titokc bench kodak/ --crop none`): nano-1 in the grid of tiles that is best.",
-        ("nano", "webp", "jpegxl", "jpeg2000", "avif", "jpeg"),
+        ("nano", "av1", "webp", "jpegxl", "jpeg2000", "avif", "jpeg"),
     ),
 )
 PLACEHOLDERS = Table(
