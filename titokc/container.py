@@ -157,9 +157,8 @@ def read_header(data: bytes, *, partial: bool = False, limits: Limits = DEFAULT_
 def truncate(data: bytes, tokens_per_tile: int, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """The valid smaller file that keeps the first `tokens_per_tile` tokens of every tile, or of fewer its share.
 
-    It decodes to a poorer picture of the same photograph. Of a file whose tokens
-    were not searched for (effort 0) it is the one that the encoder would have written for so many; a search for fewer
-    tokens finds other ones.
+    It decodes to a poorer picture of the same photograph. Of a file whose tokens were not searched for (effort 0) it is
+    the one that the encoder would have written for so many; a search for fewer tokens finds other ones.
 
     Of `limits` only `max_indices` counts, as no pixels are made. Raises UsageError where there are not so many tokens,
     and for models whose codes are not nested.

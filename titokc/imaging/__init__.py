@@ -89,11 +89,10 @@ def read(
         return _decode(io.BytesIO(source), background, limits, at_least, notes)
     if isinstance(source, (str, os.PathLike)):
         try:
-            file = Path(source).open("rb")  # noqa: SIM115 - closed below
+            with Path(source).open("rb") as stream:
+                return _decode(stream, background, limits, at_least, notes)
         except (OSError, ValueError) as error:  # ValueError: a name with a null character
             raise InputError(f"cannot be read: {reason(error)}") from error
-        with file:
-            return _decode(file, background, limits, at_least, notes)
     if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
         kind = f"{type(source).__module__}.{type(source).__name__}".removeprefix("builtins.")
         hint = ": Image.fromarray makes one" if hasattr(source, "__array_interface__") else ""
