@@ -29,10 +29,10 @@ def test_formats_encode_a_reduced_picture(name, photo):
     codec = open_contender(name)
     point = {"width": 24, "height": 16, "filter": "lanczos", "quality": codec.ladder[-1]}
     for variant in codec.variants:
-        data = codec.encode(photo(), point | variant)
+        data = codec.encode(photo(), point | variant | codec.finishes[0])
         picture = codec.decode(data)
         assert (picture.mode, picture.size) == ("RGB", (24, 16))
-        assert data == codec.encode(photo(), point | variant)
+        assert data == codec.encode(photo(), point | variant | codec.finishes[0])
         assert psnr(photo().resize((24, 16), Image.Resampling.LANCZOS), picture) > 15
     assert codec.version
 
@@ -40,7 +40,7 @@ def test_formats_encode_a_reduced_picture(name, photo):
 @pytest.mark.parametrize("name", FORMATS)
 def test_files_grow_along_the_ladder(name, photo):
     codec = open_contender(name)
-    point = {"width": 48, "height": 32, "filter": "lanczos"} | codec.variants[0]
+    point = {"width": 48, "height": 32, "filter": "lanczos"} | codec.variants[0] | codec.finishes[0]
     sizes = [
         len(codec.encode(photo(), point | {"quality": quality})) for quality in codec.ladder[:: len(codec.ladder) // 4]
     ]
@@ -51,7 +51,8 @@ def test_files_grow_along_the_ladder(name, photo):
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats_take_a_single_pixel(name):
     codec = open_contender(name)
-    point = {"width": 1, "height": 1, "filter": "lanczos", "quality": codec.ladder[0]} | codec.variants[-1]
+    point = {"width": 1, "height": 1, "filter": "lanczos", "quality": codec.ladder[0]}
+    point |= codec.variants[-1] | codec.finishes[-1]
     assert codec.decode(codec.encode(Image.new("RGB", (40, 30), "teal"), point)).size == (1, 1)
 
 
@@ -74,6 +75,31 @@ def test_webp_has_a_quality_for_each_quantiser():
     assert len(formats.WebP.ladder) == 128
     assert formats.WebP.ladder[0] == 0
     assert formats.WebP.ladder[-1] > 98
+
+
+def test_webp_begins_with_libwebps_own_loop_filter(photo):
+    import webp
+
+    codec, config = formats.WebP(), webp.WebPConfig.new(quality=20, method=6)
+    point = {"quality": 20, "noise_shaping": 50, "segments": 4} | codec.finishes[0]
+    assert codec.save(photo(), point) == bytes(webp.WebPPicture.from_pil(photo()).encode(config).buffer())
+
+
+def test_the_loop_filter_of_webp_costs_no_byte_and_changes_the_picture(photo):
+    codec = formats.WebP()
+    point = {"width": 96, "height": 64, "filter": "lanczos", "quality": 10} | codec.variants[0]
+    files = [codec.encode(photo(), point | finish) for finish in codec.finishes]
+    assert len({len(file) for file in files}) == 1
+    assert len({codec.decode(file).tobytes() for file in files}) > 2
+
+
+def test_the_loop_filter_is_chosen_by_psnr(photo, monkeypatch):
+    image = photo(64, 48)
+    found = formats.WebP().best(image, 80, 140)
+    monkeypatch.setattr(formats.WebP, "finishes", formats.WebP.finishes[:1])
+    gains = [new.psnr - old.psnr for new, old in zip(found, formats.WebP().best(image, 80, 140), strict=True)]
+    assert min(gains) >= 0
+    assert max(gains) > 0.01
 
 
 def test_one_quantisation_table_saves_67_bytes(photo):
@@ -160,14 +186,14 @@ def test_the_projected_error_is_the_real_one(photo):
 
 
 def everything(codec, image, budget):
-    """The best PSNR of all sizes, filters, variants and qualities."""
+    """The best PSNR of all sizes, filters, variants, finishes and qualities."""
     best = 0.0
     for side in range(search.SMALLEST_SIDE, max(image.size) + 1):
-        for kind, variant in itertools.product(RESAMPLING, codec.variants):
+        for kind, variant, finish in itertools.product(RESAMPLING, codec.variants, codec.finishes):
             width, height = reduced(image.size, side)
             small = image.resize((width, height), RESAMPLING[kind])
             for quality in codec.ladder:
-                data = codec.save(small, variant | {"quality": quality})
+                data = codec.save(small, variant | finish | {"quality": quality})
                 if len(data) <= budget:
                     decoded = codec.decode(data)
                     best = max(best, *(psnr(image, enlarged(decoded, image.size, way)) for way in search.ENLARGERS))
@@ -176,7 +202,7 @@ def everything(codec, image, budget):
 
 def test_the_search_finds_what_trying_everything_finds(photo):
     image, codec = photo(20, 14), formats.WebP()
-    codec.ladder = codec.ladder[::2]
+    codec.ladder, codec.finishes = codec.ladder[::2], codec.finishes[:2]
     [found] = codec.best(image, 64)
     assert found.psnr == pytest.approx(everything(codec, image, 64), abs=0.02)
     assert len(found.data) <= 64
@@ -190,7 +216,7 @@ def test_the_search_finds_what_trying_everything_finds(photo):
 )
 def test_the_search_loses_nothing_on_larger_pictures(name, budget, seed, photo):
     image, codec = photo(64, 48, seed), open_contender(name)
-    codec.ladder = codec.ladder[:: len(codec.ladder) // 90]
+    codec.ladder, codec.finishes = codec.ladder[:: len(codec.ladder) // 90], codec.finishes[:1]
     assert codec.best(image, budget)[0].psnr > everything(codec, image, budget) - 0.05
 
 

@@ -16,7 +16,7 @@ from titokc.bench.contenders.interface import Contender, Found, Impossible
 from titokc.errors import OutputError
 from titokc.files import expanded, write_atomic
 
-VERSION = 6  # of the search: part of the keys
+VERSION = 7  # of the search: part of the keys
 
 
 def default_cache() -> Path:

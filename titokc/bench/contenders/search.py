@@ -80,24 +80,27 @@ def _energy(pixels: np.ndarray) -> float:
 
 
 class Combination(NamedTuple):
-    """A reduced picture and a variant (its index): what a quality has yet to be found for."""
+    """A reduced picture, a variant and a finish (their indices): what a quality has yet to be found for."""
 
     side: int
     kind: str
     variant: int
+    finish: int = 0
 
 
 class Format(Contender):
     """A general image format: a point is a picture size, the filter that reduced it to that, and a quality.
 
     `ladder`: values of "quality" in order of growing files. `variants`: further settings, as sets of keys of a point;
-    sizes are chosen with the first one that fits, or with each (`sizes_by_variant`). `breadth` and `around`: how many
+    sizes are chosen with the first one that fits, or with each (`sizes_by_variant`). `finishes`: settings that change
+    the decoded picture and not the file's length, tried on the best files alone. `breadth` and `around`: how many
     combinations the search looks at closely, and how many steps of the ladder below and above the expected one; less
     where files are slow. `longest_side`: of a picture that it can hold, in pixels.
     """
 
     ladder: tuple[float, ...]
     variants: tuple[Point, ...] = ({},)
+    finishes: tuple[Point, ...] = ({},)
     breadth = 24
     around = (4, 16)
     longest_side = 65_535
@@ -123,8 +126,8 @@ class Format(Contender):
         if max(picture.size) > self.longest_side:
             return Impossible(None)
         size = {"width": picture.width, "height": picture.height, "filter": "lanczos", "quality": self.ladder[0]}
-        files = [(self.encode(picture, size | variant), size | variant) for variant in self.variants]
-        data, point = min(files, key=lambda file: len(file[0]))
+        points = [size | variant | self.finishes[0] for variant in self.variants]
+        data, point = min(((self.encode(picture, point), point) for point in points), key=lambda file: len(file[0]))
         return measured(self, picture, point, data)
 
 
@@ -149,7 +152,7 @@ class _FormatSearch:
     def point(self, combination: Combination, step: int) -> Point:
         width, height = reduced(self.image.size, combination.side)
         point = {"width": width, "height": height, "filter": combination.kind, "quality": self.codec.ladder[step]}
-        return point | self.codec.variants[combination.variant]
+        return point | self.codec.variants[combination.variant] | self.codec.finishes[combination.finish]
 
     def file(self, combination: Combination, step: int) -> bytes:
         """The file with quality number `step` of the ladder."""
@@ -221,12 +224,20 @@ class _Narrowing:
         finalists = {
             key: self.search.score(*key) for near in self._leaders()[: self.breadth] for key in self._around(near)
         }
-        ranked = sorted(finalists, key=lambda key: finalists[key], reverse=True)[:MEASURED]
+        for near, step in self._ranked(finalists):
+            for finish in range(1, len(self.codec.finishes)):
+                key = (near._replace(finish=finish), step)
+                if self._fits(*key):
+                    finalists[key] = self.search.score(*key)
         image, files = self.search.image, self.search.files
         return max(
-            (measured(self.codec, image, self.search.point(*key), files[key]) for key in ranked),
+            (measured(self.codec, image, self.search.point(*key), files[key]) for key in self._ranked(finalists)),
             key=lambda found: found.psnr or 0,
         )
+
+    @staticmethod
+    def _ranked(finalists: dict[tuple[Combination, int], float]) -> list[tuple[Combination, int]]:
+        return sorted(finalists, key=lambda key: finalists[key], reverse=True)[:MEASURED]
 
     def _try_sides(self, sides: list[int], variant: int) -> None:
         """From the smallest, until no file fits any more, or larger pictures only get worse."""
