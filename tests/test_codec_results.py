@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import titokc
-from titokc import container
+from titokc import container, tiling
 from titokc.codec import Codec
 from titokc.errors import ModelMismatchError, UsageError
 from titokc.options import EncodeOptions
@@ -88,6 +88,22 @@ class TestProgress:
         calls = self.calls(tiny, lambda codec: codec.encode(photo(192, 128), target_size=800, effort=0))
         assert [done for done, _ in calls] == list(range(1, len(calls) + 1))
         assert {total for _, total in calls} == {len(calls)}
+
+
+def test_grids_of_a_large_picture_are_compared_on_a_smaller_one(tiny, photo, monkeypatch):
+    """What is told and decoded first is that; the tokens are those of the picture itself."""
+    sizes, real = [], tiling.assemble
+    monkeypatch.setattr(
+        tiling, "assemble", lambda tiles, grid, size, **more: sizes.append(size) or real(tiles, grid, size, **more)
+    )
+    codec, picture = Codec(tokenizer=tiny, threads=1), photo(1200, 800)
+    found = detail(codec, picture, target_size=200, effort=1)
+    assert len(sizes) > 2
+    assert sizes == sorted(sizes)
+    assert set(sizes) <= {(172, 115), (1200, 800)}
+    grid = (found.header.rows, found.header.columns)
+    assert found.data == codec.encode(picture, target_size=200, effort=1, tiles=grid)
+    assert found.data != codec.encode(picture.reduce(7), target_size=200, effort=1, tiles=grid)
 
 
 def test_a_budget_searches_where_it_is_nearest_without(make_tiny, photo):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from titokc.budget import LIKELY, candidates, finalists, header_of, stages
+from titokc.budget import LIKELY, Stage, candidates, finalists, header_of, reduction, stages
 from titokc.header import Header, possible_counts
 from titokc.models.info import ModelInfo
 from titokc.options import EncodeOptions
@@ -81,16 +81,24 @@ def test_grids_are_tried_where_the_linear_code_leaves_least() -> None:
 
 
 def test_the_nearest_go_on_to_longer_searches() -> None:
-    assert stages(0) == [(0, 0.0, 0)]
-    assert stages(2) == [(0, 0.2, 64), (2, 0.0, 0)]
-    assert stages(6) == [(0, 0.2, 64), (2, 0.06, 16), (6, 0.0, 0)]
-    assert [effort for effort, *_ in stages(9)] == [0, 2, 7, 9]
+    assert stages(0) == [(0, 0.0, 0, True)]
+    assert stages(2) == [(0, 0.2, 64, False), (2, 0.0, 0, True)]
+    assert stages(6) == [(0, 0.2, 64, False), (2, 0.06, 16, False), (6, 0.0, 0, True)]
+    assert [(stage.effort, stage.whole) for stage in stages(9)] == [(0, False), (2, False), (7, True), (9, True)]
     info = ModelInfo(4096, 4, 128, nested=True, side=256, code=bytes(32))
     made = [
         (quality, [0], header_of(info, (512, 512), (rows, 4), 9))
         for quality, rows in [(20.0, 1), (19.95, 12), (19.9, 2), (19.85, 1), (19.7, 1)]
     ]
-    rows = [[header.rows for header in finalists(made, close, 64)] for close in (0.0, 0.06, 0.2, 9.0)]
+    rows = [[header.rows for header in finalists(made, Stage(0, close, 64, True))] for close in (0.0, 0.06, 0.2, 9.0)]
     assert rows == [[1], [1, 12], [1, 12, 2, 1], [1, 12, 2, 1]]
-    rows = [[header.rows for header in finalists(made, 9.0, tiles)] for tiles in (0, 8, 24)]
+    rows = [[header.rows for header in finalists(made, Stage(0, 9.0, tiles, True))] for tiles in (0, 8, 24)]
     assert rows == [[1], [1, 1], [1, 2, 1, 1]]
+
+
+def test_large_pictures_are_compared_reduced() -> None:
+    """As long as the tiles of the finest grid keep the model's side: 22 tiles of 6 tokens in 204 bytes."""
+    info = ModelInfo(4096, 4, 128, nested=True, side=256, code=bytes(32))
+    sizes = [(256, 256), (768, 512), (2400, 2400), (2403, 2403), (4032, 3024), (24_000, 18_000)]
+    assert [reduction(size, info, 204) for size in sizes] == [1, 1, 1, 2, 2, 17]
+    assert [reduction((4032, 3024), info, budget) for budget in (9, 60, 1000, 65_000)] == [13, 5, 1, 1]

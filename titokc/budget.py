@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from titokc import container
 from titokc.container import FINGERPRINT_SIZE, Header
@@ -25,29 +25,44 @@ SHARED_CANDIDATES = 24
 # takes away so many dB less of it for each doubling of the tiles.
 LIKELY = 6
 DOUBLING = 0.03
-# Candidates are compared after longer and longer searches, as these gain more in fewer tiles. Each stage is an effort,
-# and what goes on from there: at most so many candidates within so many dB of the best, of so many tiles together.
+# Candidates are compared after longer and longer searches, as these gain more in fewer tiles.
 FINALISTS = 6
-STAGES = ((0, 0.2, 64), (2, 0.06, 16), (7, 0.02, 12))
 # Fewer than this part of a model's most tokens are no reason for more tiles: between as large files more tokens win.
 SHARED = 20
 # A quality is looked for in at most so many tiles.
 MOST_TILES = 64
 
 
-def stages(effort: int) -> list[tuple[int, float, int]]:
-    """After searches of which efforts candidates are compared, and what goes on to the next: within how many dB of the
-    best, and of how many tiles together."""
-    return [stage for stage in STAGES if stage[0] < effort] + [(effort, 0.0, 0)]
+class Stage(NamedTuple):
+    """A comparison of candidates after a search of this effort: what goes on to the next are those within `close` dB of
+    the best, of at most `tiles` together. `whole`: on the picture itself, not on one reduced by `reduction`."""
+
+    effort: int
+    close: float
+    tiles: int
+    whole: bool
 
 
-def finalists(found: list[tuple[float, list[int], Header]], close: float, tiles: int) -> list[Header]:
-    """Of what was made of candidates, nearest first, the best and others within `close` dB of it and, with it, of at
-    most so many tiles."""
+STAGES = (Stage(0, 0.2, 64, False), Stage(2, 0.06, 16, False), Stage(7, 0.02, 12, True))
+
+
+def stages(effort: int) -> list[Stage]:
+    return [stage for stage in STAGES if stage.effort < effort] + [Stage(effort, 0.0, 0, True)]
+
+
+def reduction(size: tuple[int, int], info: ModelInfo, budget: int) -> int:
+    """By which whole factor a picture can be reduced while its grids are compared: the tiles of the finest grid that a
+    budget allows keep the model's side."""
+    most = max(1, budget * 8 // (info.bits * max(info.min_tokens, info.max_tokens // SHARED)))
+    return max(1, int(math.sqrt(size[0] * size[1] / most) / info.side))
+
+
+def finalists(found: list[tuple[float, list[int], Header]], stage: Stage) -> list[Header]:
+    """Of what was made of candidates, nearest first, the best and what else goes on from this stage."""
     best, _, first = found[0]
     chosen = [first]
     for quality, _, header in found[1:FINALISTS]:
-        if best - quality <= close and sum(each.tiles for each in chosen) + header.tiles <= tiles:
+        if best - quality <= stage.close and sum(each.tiles for each in chosen) + header.tiles <= stage.tiles:
             chosen.append(header)
     return chosen
 

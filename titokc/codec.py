@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from titokc import coding, container, engines, payload
-from titokc.budget import candidates, finalists, header_of, smallest, stages
+from titokc.budget import candidates, finalists, header_of, reduction, smallest, stages
 from titokc.container import FINGERPRINT_SIZE, MAX_FILE_SIZE, MAX_SIDE, Examined, Header
 from titokc.errors import ModelMismatchError, ModelNotFoundError, TitokcError, UsageError
 from titokc.files import read_bytes
@@ -151,17 +151,21 @@ class Codec:
         that reaches it), and its indices if they were made on the way."""
         from titokc import tiling
 
-        def tried(header: Header, effort: int, metric: str = "psnr") -> tuple[float, list[int]]:
+        def tried(
+            header: Header, effort: int, metric: str = "psnr", image: Image.Image = image
+        ) -> tuple[float, list[int]]:
             indices = self._indices(image, header, engine, replace(options, effort=effort), work)
             return _nearness(image, indices, header, engine, work, metric), indices
 
         grid = None if options.tiles is None else tiling.parse_grid(options.tiles, image.size, engine.info.side)
         if grid is None and options.form != "tok":
             grid = (1, 1)
-        most = engine.info.max_tokens
+        most, small = engine.info.max_tokens, image
         if options.target_size is not None:
             most = min(most, options.target_size * 8 // engine.info.bits)
-        told = lru_cache(maxsize=None)(lambda grid: coding.distortions(image, grid, most, engine, work))
+            factor = reduction(image.size, engine.info, options.target_size)
+            small = image.reduce(factor) if factor > 1 else image
+        told = lru_cache(maxsize=None)(lambda grid: coding.distortions(small, grid, most, engine, work))
         if options.goal:
             return smallest(
                 image.size,
@@ -178,13 +182,14 @@ class Codec:
             return header, None
         headers = candidates(image.size, engine.info, grid, options, told)
         found: list[tuple[float, list[int], Header]] = []
-        for effort, close, tiles in stages(options.search_effort):
+        for stage in stages(options.search_effort):
             if len(headers) == 1:
                 return headers[0], None
             work.foresee(2 * sum(header.tiles for header in headers))
-            found = [(*tried(header, effort), header) for header in headers]
+            picture = image if stage.whole else small
+            found = [(*tried(header, stage.effort, image=picture), header) for header in headers]
             found.sort(key=lambda one: -one[0])
-            headers = finalists(found, close, tiles)
+            headers = finalists(found, stage)
         _, indices, header = found[0]
         return header, indices
 
