@@ -18,8 +18,10 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 def psnr(original: np.ndarray, picture: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB, peak 255, over all pixels of R, G and B together; 100 if identical."""
-    difference = original.astype(np.int32) - picture
-    return decibels(float(np.mean(difference * difference)))
+    error = original.astype(np.int32)
+    error -= picture
+    error *= error
+    return decibels(float(error.mean()))
 
 
 def decibels(mse: float) -> float:
