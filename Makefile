@@ -107,7 +107,7 @@ kodak-curve:
 
 # Many pictures, for distances between sets and guards of texture; so nano in one tile, of 32, 64, 96, 128 tokens.
 val-1k:
-	$(TITOKC_BENCH) $(VAL_1K) --tiles 1x1 --effort 6 --codecs nano,nano:natural,webp \
+	$(TITOKC_BENCH) $(VAL_1K) --tiles 1x1 --effort 6 --codecs nano,nano:natural,webp,avif,jpeg,jpeg2000,jpegxl \
 		--metrics $(PAIRWISE),mean-psnr,$(SETS) --gallery 24 -o $(REPORTS)/$@
 
 # Kodak at the sizes that others have published (bench/beside.py).

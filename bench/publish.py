@@ -58,13 +58,13 @@ TABLES = (
     Table(
         "val-256",
         "100 ImageNet photographs that were in no training set, the same way:",
-        ("nano", "av1", "webp", "jpegxl", "jpeg2000"),
+        ("nano", "av1", "webp", "jpegxl", "jpeg2000", "avif", "jpeg"),
     ),
     Table(
         "val-1k",
         "1,000 other photographs of 29 sources, in no training set, though some settings were compared on parts of\n"
         "them; the same way, but nano-1 always in one tile, as `titokc encode --tokens 32`, 64, 96 and 128 makes it:",
-        ("nano", "webp"),
+        ("nano", "webp", "jpegxl", "jpeg2000", "avif", "jpeg"),
     ),
     Table(
         "kodak-larger",
